@@ -1,0 +1,38 @@
+"""What all assets share."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import dagster as dg
+
+from sd_assets import catalog
+
+# One partition per entry of the catalogue. Read when the code location loads: after adding an entry, reload it.
+SEEDS: Final = dg.StaticPartitionsDefinition(list(catalog.load().seed_datasets))
+
+# Assets that hold a model on the device; dagster.yaml limits how many run at once.
+GPU_POOL: Final = "gpu"
+
+
+def seed_asset(
+    group_name: str, code_version: str, *, kinds: frozenset[str] = frozenset(), pool: str | None = None
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """An asset with one partition per seed dataset, kept as Parquet.
+
+    Args:
+        group_name: as the asset graph shows it.
+        code_version: of the stage: Dagster shows what is stale by it.
+        kinds: of tool, besides Parquet.
+        pool: that limits how many such assets run at once.
+    """
+    return dg.asset(
+        partitions_def=SEEDS,
+        io_manager_key="parquet",
+        group_name=group_name,
+        code_version=code_version,
+        kinds={"parquet", *kinds},
+        pool=pool,
+        owners=["team:sd_assets"],
+        # A worker that ran out of memory or lost its node is worth another try: it takes over what was computed.
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=5),
+    )

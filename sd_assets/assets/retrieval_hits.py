@@ -1,0 +1,24 @@
+"""The asset retrieval_hits."""
+
+import dagster as dg
+
+from sd_assets.assets.common import seed_asset
+from sd_assets.resources.catalog import CatalogResource
+from sd_assets.resources.compute import ComputeResource
+from sd_assets.retrieval.index import open_index
+from sd_assets.stages.retrieve import RetrieveStage, embedding_batches
+from sd_assets.storage.staging import Staged
+from sd_assets.storage.table import Table
+
+
+@seed_asset("retrieval", RetrieveStage.version)
+def retrieval_hits(
+    context: dg.AssetExecutionContext,
+    seed_embeddings: Table,
+    catalog: CatalogResource,
+    compute: ComputeResource,
+) -> dg.MaterializeResult[Staged]:
+    """For every seed, the images of the kNN index that are most like it."""
+    settings = catalog.entry(context.partition_key).retrieval
+    index = open_index(settings.index, catalog.index(settings.index), settings)
+    return compute.run(context, RetrieveStage(index, settings), embedding_batches(seed_embeddings))

@@ -1,0 +1,25 @@
+"""The asset seed_embeddings."""
+
+import dagster as dg
+
+from sd_assets.assets.common import GPU_POOL, seed_asset
+from sd_assets.resources.catalog import CatalogResource
+from sd_assets.resources.compute import ComputeResource
+from sd_assets.resources.models import ClipResource
+from sd_assets.stages.embed import EmbedStage, query_batches
+from sd_assets.storage.staging import Staged
+from sd_assets.storage.table import Table
+
+
+@seed_asset("retrieval", EmbedStage.version, kinds=frozenset({"pytorch"}), pool=GPU_POOL)
+def seed_embeddings(
+    context: dg.AssetExecutionContext,
+    seed_images: Table,
+    seed_prompts: Table,
+    catalog: CatalogResource,
+    clip: ClipResource,
+    compute: ComputeResource,
+) -> dg.MaterializeResult[Staged]:
+    """CLIP embedding of every seed image and prompt."""
+    encoder = clip.encoder(catalog.entry(context.partition_key).clip)
+    return compute.run(context, EmbedStage(encoder), query_batches(seed_images, seed_prompts))

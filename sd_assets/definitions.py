@@ -1,0 +1,64 @@
+"""Where everything meets: assets, resources, jobs.
+
+`defs` is what Dagster loads. `build_definitions` is the seam for tests and for deployments that put a resource of
+their own in place of ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from sd_assets.assets.common import GPU_POOL, SEEDS
+from sd_assets.assets.downloaded_images import downloaded_images
+from sd_assets.assets.image_captions import image_captions
+from sd_assets.assets.retrieval_hits import retrieval_hits
+from sd_assets.assets.retrieved_image_urls import retrieved_image_urls
+from sd_assets.assets.seed_embeddings import seed_embeddings
+from sd_assets.assets.seed_images import seed_images
+from sd_assets.assets.seed_prompts import seed_prompts
+from sd_assets.assets.text_image_pairs import text_image_pairs
+from sd_assets.resources.catalog import CatalogResource
+from sd_assets.resources.compute import ComputeResource
+from sd_assets.resources.models import CaptionerResource, ClipResource
+from sd_assets.resources.storage import ParquetIOManager, StorageResource
+
+__all__ = ["GPU_POOL", "SEEDS", "build_definitions", "defs"]
+
+ASSETS = [
+    seed_images,
+    seed_prompts,
+    seed_embeddings,
+    retrieval_hits,
+    retrieved_image_urls,
+    downloaded_images,
+    image_captions,
+    text_image_pairs,
+]
+
+# Everything for one seed dataset: what `make demo` launches, and what one backfills.
+build_dataset = dg.define_asset_job("build_dataset", selection=dg.AssetSelection.all(), partitions_def=SEEDS)
+
+
+def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """All definitions.
+
+    Args:
+        resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `compute`, `parquet`), what
+            is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is.
+    """
+    overrides = dict(resource_overrides or {})
+    storage = overrides.get("storage", StorageResource())
+    resources = {
+        "catalog": CatalogResource(),
+        "storage": storage,
+        "clip": ClipResource(),
+        "captioner": CaptionerResource(),
+        "compute": ComputeResource(storage=storage),
+        "parquet": ParquetIOManager(storage=storage),
+        **overrides,
+    }
+    return dg.Definitions(assets=ASSETS, jobs=[build_dataset], resources=resources)
+
+
+defs = build_definitions()

@@ -1,0 +1,97 @@
+"""What the world's pages hold: pictures in the formats and conditions of the web, opaque names, and texts of little worth."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from typing import Any
+
+from PIL import Image
+
+from sd_assets.demo import scenes
+from sd_assets.demo.scenes import Scene
+
+_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
+_ORIENTATION_TAG = 0x0112
+
+
+def opaque_name(seed: int, part: str) -> str:
+    """A name that says nothing; the same for the same part of the same world."""
+    return hashlib.sha256(f"world:{seed}:name:{part}".encode()).hexdigest()[:20]
+
+
+def picture(scene: Scene, rng: random.Random) -> Image.Image:
+    """A rendering of 256 to 384 px a side, in either orientation."""
+    short, long = rng.randint(256, 320), rng.randint(256, 384)
+    size = (max(short, long), min(short, long))
+    return scenes.render(scene, size if rng.random() < 0.6 else size[::-1], rng)
+
+
+def encoded(image: Image.Image, extension: str, quality: int = 88, *, rotated: bool = False) -> bytes:
+    """The file of an image.
+
+    Args:
+        image: RGB.
+        extension: jpg, png, webp or bmp.
+        quality: of jpg and webp.
+        rotated: store it turned by 90 degrees, with the EXIF tag that turns it back (jpg only).
+    """
+    options: dict[str, Any] = {}
+    if extension in ("jpg", "webp"):
+        options["quality"] = quality
+    elif extension == "png":
+        options["compress_level"] = 3
+    if rotated and extension == "jpg":
+        exif = Image.Exif()
+        exif[_ORIENTATION_TAG] = 6  # to be turned clockwise
+        options["exif"] = exif
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    buffer = io.BytesIO()
+    image.save(buffer, _FORMATS[extension], **options)
+    return buffer.getvalue()
+
+
+def near_duplicate(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The same picture as another site would have it: a little cropped, at another size."""
+    width, height = image.size
+    left, top, right, bottom = (rng.uniform(0, 0.025) for _ in range(4))
+    scale = rng.uniform(0.82, 1.0)
+    box = (left * width, top * height, (1 - right) * width, (1 - bottom) * height)
+    size = (round((box[2] - box[0]) * scale), round((box[3] - box[1]) * scale))
+    return image.resize(size, Image.Resampling.BICUBIC, box=box)
+
+
+_PHRASES = (
+    "Living room ideas you will love",
+    "Interior design inspiration | Home & Garden",
+    "Small flat makeover, before and after",
+    "Free shipping on orders over 50",
+    "Our new showroom",
+    "10 tips for a cosy home",
+    "click to enlarge",
+    "product image",
+)
+
+
+def alt_text(scene: Scene, rng: random.Random) -> str | None:
+    """The text that a page has for its image: often none, often nothing to the point, sometimes wrong, seldom the whole truth."""
+    draw = rng.random()
+    if draw < 0.15:
+        return None
+    if draw < 0.35:
+        return f"{rng.choice(('IMG', 'DSC', 'photo', 'image'))}_{rng.randint(1, 9999):04d}.jpg"
+    if draw < 0.55:
+        return rng.choice(_PHRASES)
+    if draw < 0.72:  # of another image
+        colour, kind = rng.choice(scenes.PAIRS)
+        return f"{colour} {kind} for sale"
+    item = rng.choice(scene.items)
+    if draw < 0.92:
+        return rng.choice((f"{item.object} for sale", f"{item.colour} {item.object}", f"our {item.object}"))
+    return scenes.caption(scene)
+
+
+def licence(rng: random.Random) -> str | None:
+    """What a page says of its licence: mostly nothing."""
+    return rng.choice((None, None, None, "cc-by", "cc-by-sa", "cc0"))

@@ -1,0 +1,219 @@
+"""What CLIP encoders and captioners share: lazy loading, device and precision, identity, files of the Hub."""
+
+import hashlib
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sd_assets.errors import ModelError
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+Parts = TypeVar("Parts")
+
+
+class LazyModel(ABC, Generic[Parts]):
+    """A model that is loaded once, at its first use, whichever thread comes first.
+
+    Attributes:
+        device: before `load()` what was asked for, after it what is used: `cuda`, `cuda:1`, `mps`, `cpu`.
+        precision: likewise: `float32`, `float16` or `bfloat16`.
+    """
+
+    def __init__(self, device: str, precision: str) -> None:
+        if precision not in ("auto", *PRECISIONS):
+            raise ModelError(f"precision {precision!r} is unknown; there are: auto, {', '.join(PRECISIONS)}")
+        self.device = device
+        self.precision = precision
+        self._asked = (device, precision)
+        self._parts: Parts | None = None
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Loads the model; does nothing if it is there.
+
+        Raises:
+            ModelError: what is wrong with the model and what to do.
+        """
+        self._loaded()
+
+    def _loaded(self) -> Parts:
+        if self._parts is None:
+            with self._lock:
+                if self._parts is None:
+                    device = pick_device(self.device)
+                    precision = pick_precision(device, self.precision)
+                    self._parts = self._load(device, precision)
+                    self.device, self.precision = device, precision
+        return self._parts
+
+    @abstractmethod
+    def _load(self, device: str, precision: str) -> Parts:
+        """The model and what it needs, on the device."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker on another machine has its own device and loads the weights itself.
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_parts", "_lock")}
+        kept["device"], kept["precision"] = self._asked
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._parts = None
+        self._lock = threading.Lock()
+
+
+def pick_device(asked: str) -> str:
+    """`asked`, or for `auto` the best there is: cuda, mps, cpu.
+
+    Raises:
+        ModelError: this machine has no such device.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if asked == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    kind = asked.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device {asked!r} is unknown; there are: auto, cpu, cuda, cuda:N, mps")
+    if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
+        raise ModelError(f"device {asked!r} was asked for, but torch finds none here: use `auto` or `cpu`")
+    return asked
+
+
+def pick_precision(device: str, asked: str) -> str:
+    """`asked`, or for `auto` what is right for the device: half precision on cuda, float32 elsewhere.
+
+    On cuda that is bfloat16 where the hardware has it (compute capability 8 and up), else float16.
+    """
+    if asked != "auto":
+        return asked
+    if not device.startswith("cuda"):
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+
+
+def padded_batches(items: Sequence[Any], size: int) -> Iterator[tuple[list[Any], int]]:
+    """(`size` items, how many of them count): the last batch is filled up with its last item.
+
+    Batches of one size take the same path through the kernels, so that a row's bytes do not depend on how many came
+    with it. The filling is a copy of a real item, which ends its caption when that does.
+    """
+    for start in range(0, len(items), size):
+        batch = list(items[start : start + size])
+        count = len(batch)
+        yield batch + [batch[-1]] * (size - count), count
+
+
+def folder_digest(folder: Path) -> str:
+    """16 hex digits over the names and contents of a model's files, wherever the folder lies.
+
+    Hidden files and Markdown do not count: they change nothing in the model.
+
+    Raises:
+        ModelError: there is no such folder, or it holds no files.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"the model folder {folder} does not exist: give the folder that holds its weights and config")
+    total = hashlib.sha256()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _counts(path.relative_to(folder)))
+    if not files:
+        raise ModelError(f"the model folder {folder} is empty: give the folder that holds its weights and config")
+    for path in files:
+        status = path.stat()
+        digest = _file_digest(str(path), status.st_size, status.st_mtime_ns)
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()[:16]
+
+
+def _counts(path: Path) -> bool:
+    return path.suffix.lower() != ".md" and not any(part.startswith(".") for part in path.parts)
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(path: str, size: int, modified: int) -> str:
+    """Sha256 of a file. Weights are gigabytes: read them again only when size or time of change differ."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hub_commit(model: str, revision: str | None, filename: str, where: str) -> tuple[str, bool]:
+    """(the commit that `revision` of a Hub model means now, whether the Hub answered).
+
+    Without the Hub, the commit that its cache on this machine knows under that name.
+
+    Raises:
+        ModelError: no such model or revision, gated, private, or neither reachable nor in the cache.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+
+    try:
+        # Much quicker to fail than a download, which tries for half a minute.
+        return str(HfApi().model_info(model, revision=revision, timeout=20).sha), True
+    except HFValidationError as error:
+        raise ModelError(f"{where}: it is neither a Hub id (`org/model`) nor a folder here: {error}") from error
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code < 500:
+            raise _refused(error, where, revision) from error
+        cause: Exception = error
+    except Exception as error:
+        cause = error
+    cached = try_to_load_from_cache(model, filename, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name, False
+    raise ModelError(
+        f"{where} is not in the Hub's cache on this machine, and the Hub cannot be reached ({one_line(cause)}): check "
+        "the network and HF_ENDPOINT, fetch it where there is one (`hf download`), or name a local folder"
+    ) from cause
+
+
+def hub_file(model: str, filename: str, commit: str, where: str) -> Path:
+    """One small file of a Hub model, from the cache if it is there.
+
+    Raises:
+        ModelError: the model has no such file, is gated, or the Hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, filename, revision=commit))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{where}: {filename} is not in the cache, and the Hub cannot be reached") from error
+    except EntryNotFoundError as error:
+        raise ModelError(f"{where} has no {filename}: it is not a model of this kind") from error
+    except HfHubHTTPError as error:
+        raise _refused(error, where, commit) from error
+
+
+def _refused(error: Exception, where: str, revision: str | None) -> ModelError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        todo = "is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
+    elif isinstance(error, RevisionNotFoundError):
+        todo = f"has no revision {revision!r}: name a branch, a tag or a commit of it"
+    elif isinstance(error, RepositoryNotFoundError):
+        todo = "does not exist on the Hub, or is private: check the id, or set HF_TOKEN to a token that may read it"
+    else:
+        todo = f"was refused by the Hub: {one_line(error)}"
+    return ModelError(f"{where} {todo}")
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model's name is meant as a folder of this machine, be it there or not."""
+    return model.startswith((".", "/", "~", os.sep)) or Path(model).is_dir()
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

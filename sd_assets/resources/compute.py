@@ -1,0 +1,52 @@
+"""Running stages as a resource."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+import pyarrow as pa
+
+from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.resources.storage import StorageResource, column_schema, report_metadata, run_id
+from sd_assets.schemas import TableSchema
+from sd_assets.stages.stage import InputCounts, Stage
+from sd_assets.storage.area import Area
+from sd_assets.storage.staging import Staged
+
+
+class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
+    """Computes what is missing of an asset's partition; the IO manager then commits it."""
+
+    storage: dg.ResourceDependency[StorageResource]
+
+    def run(
+        self, context: dg.AssetExecutionContext, stage: Stage, rows: Iterable[pa.RecordBatch]
+    ) -> dg.MaterializeResult[Staged]:
+        """Run a stage over the rows of its input that are missing from the table.
+
+        Raises:
+            SdAssetsError: see `compute.local.run_stage`.
+        """
+        staged = run_stage(stage, rows, self._area(context), run_id(context), context.log.info)
+        return _result(staged, stage.schema)
+
+    def write(
+        self,
+        context: dg.AssetExecutionContext,
+        schema: TableSchema,
+        rows: Iterable[pa.RecordBatch],
+        counts: InputCounts | None = None,
+    ) -> dg.MaterializeResult[Staged]:
+        """Write rows that are ready: a reduction. See `compute.local.write_rows`."""
+        staged = write_rows(schema, rows, self._area(context), run_id(context), counts)
+        return _result(staged, schema)
+
+    def _area(self, context: dg.AssetExecutionContext) -> Area:
+        return self.storage.store().area("/".join(context.asset_key.path), context.partition_key)
+
+
+def _result(staged: Staged, schema: TableSchema) -> dg.MaterializeResult[Staged]:
+    return dg.MaterializeResult(
+        value=staged,
+        data_version=dg.DataVersion(staged.data_version),
+        metadata={**report_metadata(staged), "dagster/column_schema": column_schema(schema)},
+    )

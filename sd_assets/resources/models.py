@@ -1,0 +1,35 @@
+"""CLIP and captioners as resources. Both load lazily: building one costs nothing."""
+
+import dagster as dg
+
+from sd_assets.catalog import CaptionerSettings, ClipSettings
+from sd_assets.models.captioner import Captioner
+from sd_assets.models.clip import ClipEncoder
+
+
+class _ModelResource(dg.ConfigurableResource["_ModelResource"]):
+    """Where models run.
+
+    Attributes:
+        device: `cuda`, `cuda:1`, `mps`, `cpu`, or `auto`: the first of these that there is.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: what is right for the device.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+
+
+class ClipResource(_ModelResource):
+    """CLIP encoders, by open_clip."""
+
+    def encoder(self, settings: ClipSettings) -> ClipEncoder:
+        """The encoder that an entry names; not loaded yet."""
+        return ClipEncoder(settings, device=self.device, precision=self.precision)
+
+
+class CaptionerResource(_ModelResource):
+    """Image-to-text models, by transformers."""
+
+    def captioner(self, settings: CaptionerSettings) -> Captioner:
+        """The captioner that an entry names; not loaded yet."""
+        return Captioner(settings, device=self.device, precision=self.precision)

@@ -1,0 +1,162 @@
+"""Where tables lie: the store as a resource, and the IO manager that commits what assets staged."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from sd_assets.compute.local import write_rows
+from sd_assets.errors import TableError
+from sd_assets.schemas import ERROR_FIELDS, TableSchema
+from sd_assets.storage.area import Area
+from sd_assets.storage.files import Files, LocalFiles, S3Files
+from sd_assets.storage.staging import Staged
+from sd_assets.storage.table import Table, TableStore
+
+DATA_VARIABLE = "SD_ASSETS_DATA"
+# Metadata of an asset that a user adds: the columns that identify a row of its table.
+KEY_METADATA = "sd_assets/key"
+UNPARTITIONED = "all"
+
+
+def default_base() -> str:
+    """The folder or `s3://` prefix that `SD_ASSETS_DATA` names, or `data/` at the top of the project."""
+    return os.environ.get(DATA_VARIABLE) or str(Path(__file__).parents[2] / "data")
+
+
+class StorageResource(dg.ConfigurableResource["StorageResource"]):
+    """All tables.
+
+    Attributes:
+        base: a folder, or `s3://bucket/prefix` (credentials and endpoint as boto3 finds them); empty: what
+            `SD_ASSETS_DATA` names, or `data/` of the project.
+    """
+
+    base: str = ""
+
+    def store(self) -> TableStore:
+        """The tables under the base."""
+        return TableStore(self._files())
+
+    def _files(self) -> Files:
+        base = self.base or default_base()
+        if base.startswith("s3://"):
+            from dagster_aws.s3 import S3Resource
+
+            return S3Files(S3Resource().get_client(), base)
+        return LocalFiles(Path(base))
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Commits what an asset staged, and gives an asset the tables it asks for, as the type it annotates.
+
+    An asset may return what `ComputeResource` returns, or (an asset that a user adds) a `pyarrow.Table` or a
+    `pandas.DataFrame`; its key columns then stand in the asset's metadata: `{"sd_assets/key": ["image_id"]}`, the
+    first column otherwise. An input is a `Table` (lazy), a `pyarrow.Table` or a `pandas.DataFrame`.
+    """
+
+    storage: dg.ResourceDependency[StorageResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        area = self._area(context)
+        staged = obj if isinstance(obj, Staged) else self._staged(context, obj, area)
+        manifest = staged.commit()
+        context.log.info(f"{area.folder}: version {manifest.version}, {manifest.data_version}")
+        context.add_output_metadata({"version": manifest.version, "dagster/uri": area.uri})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        table = self._table(context)
+        wanted = context.dagster_type.typing_type
+        if wanted is pa.Table:
+            return table.read()
+        if getattr(wanted, "__module__", "").startswith("pandas"):
+            return table.to_pandas()
+        return table
+
+    def _table(self, context: dg.InputContext) -> Table:
+        assert context.upstream_output is not None
+        area = self._area(context)
+        return self.storage.store().open(area.asset, area.partition)
+
+    def _area(self, context: dg.InputContext | dg.OutputContext) -> Area:
+        partition = context.asset_partition_key if context.has_asset_partitions else UNPARTITIONED
+        return self.storage.store().area("/".join(context.asset_key.path), partition)
+
+    def _staged(self, context: dg.OutputContext, obj: Any, area: Area) -> Staged:
+        table = obj if isinstance(obj, pa.Table) else _from_pandas(obj, area)
+        schema = _schema_of(area.asset, table, context.definition_metadata or {})
+        rows = (
+            table.append_column(ERROR_FIELDS[0], pa.nulls(len(table), pa.string()))
+            if "error" not in table.column_names
+            else table
+        )
+        if "error_detail" not in rows.column_names:
+            rows = rows.append_column(ERROR_FIELDS[1], pa.nulls(len(rows), pa.string()))
+        staged = write_rows(schema, rows.select(schema.arrow.names).to_batches(), area, run_id(context))
+        context.add_output_metadata(report_metadata(staged))
+        return staged
+
+
+def run_id(context: Any) -> str:
+    """Unique for each attempt of a run at a step."""
+    return f"{context.run_id}-{getattr(context, 'retry_number', 0)}"
+
+
+def report_metadata(staged: Staged) -> dict[str, Any]:
+    """The report of a staged version as metadata of a materialization."""
+    report = staged.report
+    metadata: dict[str, Any] = {
+        name: value for name, value in report.items() if value is not None and name != "failures"
+    }
+    metadata["failures"] = dg.MetadataValue.json(report["failures"])
+    metadata["dagster/partition_row_count"] = report["rows_ok"] + report["rows_failed"]
+    metadata["dagster/storage_kind"] = "parquet"
+    return metadata
+
+
+def column_schema(schema: TableSchema) -> dg.TableSchema:
+    """A table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                field.name,
+                str(field.type),
+                constraints=dg.TableColumnConstraints(
+                    nullable=True,
+                    other=["key"]
+                    if field.name in schema.key
+                    else ["bookkeeping"]
+                    if field.name in schema.bookkeeping
+                    else [],
+                ),
+            )
+            for field in schema.arrow
+        ]
+    )
+
+
+def _from_pandas(obj: Any, area: Area) -> pa.Table:
+    import pandas as pd
+
+    if not isinstance(obj, pd.DataFrame):
+        raise TableError(
+            f"{area.asset} returned {type(obj).__name__}; the IO manager takes what ComputeResource returns, a "
+            "pyarrow.Table or a pandas.DataFrame"
+        )
+    return pa.Table.from_pandas(obj, preserve_index=False)
+
+
+def _schema_of(asset: str, table: pa.Table, metadata: Mapping[str, Any]) -> TableSchema:
+    columns: Iterator[pa.Field] = (
+        field for field in table.schema if field.name not in ("error", "error_detail")
+    )
+    fields = [*(field.remove_metadata() for field in columns), *ERROR_FIELDS]
+    key = metadata.get(KEY_METADATA) or [fields[0].name]
+    key = getattr(key, "value", key)
+    unknown = [name for name in key if name not in table.column_names]
+    if unknown:
+        raise TableError(f"{asset}: its metadata {KEY_METADATA} names columns it does not have: {unknown}")
+    return TableSchema(asset, tuple(key), pa.schema(fields))

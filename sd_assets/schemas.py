@@ -1,0 +1,212 @@
+"""One schema per table: the data contract.
+
+Every table ends in `error` and `error_detail`: a row that failed keeps its key, has a null payload and a code of
+`sd_assets.errors.ErrorCode`. `image_id` is the sha256 (hex) of an image's bytes as they came; `url_id` and
+`prompt_id` are the sha256 of the text. Bookkeeping columns are stored, but do not count in the data version.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+ERROR_FIELDS = [pa.field("error", pa.string()), pa.field("error_detail", pa.string())]
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table and how it is cut into shards.
+
+    Attributes:
+        name: of the table, and of the asset that makes it.
+        key: columns that identify a row; unique among the rows where none of them is null.
+        arrow: all columns, in order, the error columns last.
+        bookkeeping: columns that do not count in the data version.
+        shard_rows: mean rows of a shard; the least is a quarter of it, the most four times it.
+        row_group_rows: rows of a Parquet row group, small where rows hold images, so that they stream.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    arrow: pa.Schema
+    bookkeeping: frozenset[str] = field(default=frozenset({"error_detail"}))
+    shard_rows: int = 16_384
+    row_group_rows: int = 4_096
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The columns that count in the data version."""
+        return tuple(name for name in self.arrow.names if name not in self.bookkeeping)
+
+
+def text_id(text: str) -> str:
+    """Sha256 (hex) of a text: `url_id` of a URL, `prompt_id` of a prompt."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def image_id(data: bytes) -> str:
+    """Sha256 (hex) of an image's bytes as they came."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _table(
+    name: str,
+    key: Sequence[str],
+    columns: list[pa.Field],
+    *,
+    bookkeeping: Sequence[str] = (),
+    images: bool = False,
+) -> TableSchema:
+    return TableSchema(
+        name,
+        tuple(key),
+        pa.schema(columns + ERROR_FIELDS),
+        frozenset({*bookkeeping, "error_detail"}),
+        shard_rows=512 if images else 16_384,
+        row_group_rows=32 if images else 4_096,
+    )
+
+
+# What a corpus knows of an image, besides its URL and alt text; each may be null.
+CORPUS_FIELDS = [
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("licence", pa.string()),
+    pa.field("nsfw", pa.string()),
+    pa.field("sha256", pa.string()),
+]
+
+HIT = pa.struct(
+    [
+        pa.field("url", pa.string()),
+        pa.field("rank", pa.int32()),
+        pa.field("similarity", pa.float32()),
+        pa.field("alt_text", pa.string()),
+        *CORPUS_FIELDS,
+    ]
+)
+URL_HIT = pa.struct(
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("rank", pa.int32()),
+        pa.field("similarity", pa.float32()),
+    ]
+)
+
+SEED_IMAGES = _table(
+    "seed_images",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("source_revision", pa.string()),
+        pa.field("source_row", pa.int64()),
+    ],
+    bookkeeping=["source", "source_revision", "source_row"],
+    images=True,
+)
+
+SEED_PROMPTS = _table(
+    "seed_prompts", ["prompt_id"], [pa.field("prompt_id", pa.string()), pa.field("prompt", pa.string())]
+)
+
+
+def seed_embeddings(dim: int) -> TableSchema:
+    """The table seed_embeddings for a model of `dim` dimensions (its vectors are fixed-size lists)."""
+    return _table(
+        "seed_embeddings",
+        ["query_id"],
+        [
+            pa.field("query_id", pa.string()),
+            pa.field("kind", pa.string()),  # image or text
+            pa.field("embedding", pa.list_(pa.float32(), dim)),  # L2-normalised
+            pa.field("model", pa.string()),
+        ],
+    )
+
+
+RETRIEVAL_HITS = _table(
+    "retrieval_hits",
+    ["query_id"],
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("index", pa.string()),
+        pa.field("hits", pa.list_(HIT)),
+    ],
+)
+
+RETRIEVED_IMAGE_URLS = _table(
+    "retrieved_image_urls",
+    ["url_id"],
+    [
+        pa.field("url_id", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("alt_text", pa.string()),
+        pa.field("similarity", pa.float32()),  # the best of its hits
+        pa.field("hits", pa.list_(URL_HIT)),
+        *CORPUS_FIELDS,
+    ],
+)
+
+DOWNLOADED_IMAGES = _table(
+    "downloaded_images",
+    ["url_id"],
+    [
+        pa.field("url_id", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("image_id", pa.string()),  # of the bytes as they came, before resizing
+        pa.field("image", pa.binary()),  # resized, encoded
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("original_bytes", pa.int64()),
+        pa.field("format", pa.string()),
+        pa.field("http_status", pa.int32()),
+        pa.field("fetched_at", pa.timestamp("us", tz="UTC")),
+        pa.field("etag", pa.string()),
+        pa.field("last_modified", pa.string()),
+        pa.field("attempts", pa.int32()),
+        pa.field("retry_after", pa.float64()),  # seconds, as the server asked for
+    ],
+    bookkeeping=["fetched_at", "etag", "last_modified", "attempts", "retry_after"],
+    images=True,
+)
+
+IMAGE_CAPTIONS = _table(
+    "image_captions",
+    ["image_id", "variant"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("origin", pa.string()),  # seed or retrieved; seed wins when an image is both
+    ],
+)
+
+TEXT_IMAGE_PAIRS = _table(
+    "text_image_pairs",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("captions", pa.list_(pa.string())),
+        pa.field("text", pa.string()),  # the seed's own text, or the corpus's alt text
+        pa.field("origin", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("similarity", pa.float32()),
+        pa.field("query_ids", pa.list_(pa.string())),
+    ],
+    images=True,
+)

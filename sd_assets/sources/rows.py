@@ -1,0 +1,154 @@
+"""What a source of images yields, and what every such source does with a row of `datasets`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sd_assets.errors import ErrorCode, RowError, SourceError
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One image of a seed dataset, as it came.
+
+    Attributes:
+        data: the bytes, unjudged (they may be of no image at all); None if there are none, then `error` says why.
+        text: the image's own text, if the source has one.
+        source: where it came from: the file relative to its folder, or `dataset/config/split` of the Hub.
+        revision: the commit of the Hub dataset; None for a folder.
+        row: counts the rows of the source from 0.
+        error: why there are no bytes.
+    """
+
+    data: bytes | None
+    text: str | None
+    source: str
+    revision: str | None
+    row: int
+    error: RowError | None = None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of one image file.
+
+    Raises:
+        RowError: UNREADABLE, with the reason.
+    """
+    try:
+        # A pipe or a device would block for ever, and a broken link is not "no such file" to whoever sees it listed.
+        if path.is_symlink() and not path.exists():
+            raise RowError(ErrorCode.UNREADABLE, "a link to a file that does not exist")
+        if path.exists() and not path.is_file():
+            raise RowError(ErrorCode.UNREADABLE, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise RowError(ErrorCode.UNREADABLE, error.strerror or type(error).__name__) from error
+
+
+def image_bytes(value: Any) -> bytes:
+    """The bytes in a cell of an image column: `{"bytes", "path"}` as `datasets` gives it undecoded, or bare bytes.
+
+    Raises:
+        RowError: MISSING_IMAGE for a null, UNREADABLE where the cell names a file that cannot be read.
+        SourceError: the cell holds something else.
+    """
+    if value is None:
+        raise RowError(ErrorCode.MISSING_IMAGE, "the row has no image")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        path = value.get("path")
+        if path is None:
+            raise RowError(ErrorCode.MISSING_IMAGE, "the row has neither bytes nor a path")
+        return _read_remote(path) if "://" in path else read_file(Path(path))
+    raise SourceError(f"the image column holds {type(value).__name__}, not images: name another in `image_column:`")
+
+
+def _read_remote(url: str) -> bytes:
+    """Streamed rows of a Hub dataset that is a folder of images carry an `hf://` address instead of bytes."""
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError as error:
+        raise RowError(ErrorCode.UNREADABLE, f"no such file: {url}") from error
+
+
+def text_of(value: Any, feature: Any) -> str | None:
+    """A cell of the text column as text: class labels by their name, of a list of captions the first.
+
+    Blank texts are None: an image without a text is captioned, one with a text is not.
+    """
+    if isinstance(value, list | tuple):
+        return text_of(value[0], getattr(feature, "feature", None)) if value else None
+    if value is None:
+        return None
+    if isinstance(value, int) and hasattr(feature, "int2str"):
+        value = feature.int2str(value) if value >= 0 else ""  # -1 is how `datasets` writes a class not given
+    return str(value).strip() or None
+
+
+def pick_text_column(columns: list[str], asked: str | None, where: str) -> str | None:
+    """The column asked for; `text` if there is one and none is asked for; else None.
+
+    Raises:
+        SourceError: there is no such column; lists those there are.
+    """
+    if asked is None:
+        return "text" if "text" in columns else None
+    if asked not in columns:
+        raise SourceError(f"{where} has no column {asked!r} (`text_column:`); there are: {', '.join(columns)}")
+    return asked
+
+
+def pick_image_column(features: Mapping[str, Any], asked: str | None, where: str) -> str:
+    """The column asked for, or the only one that holds images.
+
+    Raises:
+        SourceError: there is no such column, no image column, or more than one; lists the columns.
+    """
+    listed = ", ".join(features) or "none"
+    if asked is not None:
+        if asked not in features:
+            raise SourceError(f"{where} has no column {asked!r} (`image_column:`); there are: {listed}")
+        return asked
+    found = [name for name, feature in features.items() if is_image(feature)]
+    if not found:
+        raise SourceError(
+            f"{where} has no image column; its columns: {listed}. If one of them holds the bytes of images, "
+            "name it in `image_column:`"
+        )
+    if len(found) > 1:
+        raise SourceError(f"{where} has several image columns: {', '.join(found)}; name one in `image_column:`")
+    return found[0]
+
+
+def is_image(feature: Any) -> bool:
+    """Whether `datasets` knows this column to be of images."""
+    return type(feature).__name__ == "Image"
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Without the progress bars of `datasets`: a folder is read in many pieces, each of which would draw some."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,107 @@
+"""image_captions: what an image shows, in words: the seed's own text, or a captioner's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from sd_assets.errors import ErrorCode, RowError
+from sd_assets.images import decode_rgb
+from sd_assets.models.captioner import Captioner
+from sd_assets.schemas import IMAGE_CAPTIONS, TableSchema
+from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.storage.table import Table
+
+# So far an image has one caption. Own texts and generated ones share the variant, so that of an image that is both a
+# seed and retrieved one row remains.
+VARIANT = "default"
+
+_IMAGE_ROWS = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("text", pa.string()),
+        pa.field("origin", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+class CaptionStage(Stage):
+    """Captions images that have no text; an image that came with one keeps it, and no model sees it."""
+
+    version = "1"
+    # The image too: image_id is of the bytes as they came, and the model sees them resized.
+    reads = ("image", "text", "origin")
+
+    def __init__(self, captioner: Captioner) -> None:
+        self._captioner = captioner
+        self.batch_rows = captioner.batch_size
+
+    @property
+    def schema(self) -> TableSchema:
+        return IMAGE_CAPTIONS
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self._captioner.result_settings)
+
+    def open(self) -> None:
+        self._captioner.load()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "model": self._captioner.identity,
+            "device": self._captioner.device,
+            "precision": self._captioner.precision,
+        }
+
+    def prepare(self, rows: pa.RecordBatch) -> list[Any]:
+        """For each row the model's inputs, or the text it has, or why it cannot be read."""
+        pairs = zip(rows.column("text").to_pylist(), rows.column("image").to_pylist(), strict=True)
+        return [text if text else self._inputs(image) for text, image in pairs]
+
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        places = [place for place, item in enumerate(prepared) if not isinstance(item, str | RowError)]
+        captions = self._captioner.caption([prepared[place] for place in places]) if places else []
+        generated = dict(zip(places, captions, strict=True))
+        return rows_of(
+            IMAGE_CAPTIONS,
+            (
+                {**row, **self._result(prepared[place], generated.get(place))}
+                for place, row in enumerate(rows.select(["image_id", "variant", "origin"]).to_pylist())
+            ),
+        )
+
+    def _inputs(self, image: bytes) -> Any:
+        try:
+            return self._captioner.preprocess(decode_rgb(image))
+        except RowError as error:
+            return error
+
+    def _result(self, prepared: Any, caption: str | None) -> dict[str, Any]:
+        if isinstance(prepared, RowError):
+            return failure(prepared)
+        if caption is None:
+            return {"caption": prepared}
+        if not caption:
+            return failure(RowError(ErrorCode.EMPTY_CAPTION, f"{self._captioner.identity} generated no text"))
+        return {"caption": caption, "model": self._captioner.identity}
+
+
+def image_batches(seed_images: Table, downloaded_images: Table) -> Iterator[pa.RecordBatch]:
+    """Seed images, then downloaded ones, as the input of `CaptionStage`; of the same image the seed comes first."""
+    for batch in seed_images.batches(["image_id", "image", "text", "error"]):
+        identity, image, text, error = batch.columns
+        stripped = [value and value.strip() for value in text.to_pylist()]
+        yield _images(identity, image, pa.array(stripped, pa.string()), error, "seed")
+    for batch in downloaded_images.batches(["image_id", "image", "error"]):
+        identity, image, error = batch.columns
+        yield _images(identity, image, pa.nulls(len(batch), pa.string()), error, "retrieved")
+
+
+def _images(
+    identity: pa.Array, image: pa.Array, text: pa.Array, error: pa.Array, origin: str
+) -> pa.RecordBatch:
+    variants, origins = (pa.array([value] * len(identity), pa.string()) for value in (VARIANT, origin))
+    return pa.RecordBatch.from_arrays([identity, variants, image, text, origins, error], schema=_IMAGE_ROWS)

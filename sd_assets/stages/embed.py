@@ -1,0 +1,107 @@
+"""seed_embeddings: the CLIP embedding of every seed image and prompt."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sd_assets import schemas
+from sd_assets.errors import ErrorCode, RowError
+from sd_assets.images import decode_rgb
+from sd_assets.models.clip import ClipEncoder
+from sd_assets.schemas import TableSchema
+from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.storage.table import Table
+
+_QUERY_ROWS = pa.schema(
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("prompt", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+class EmbedStage(Stage):
+    """Seed images and prompts in one space. A row is an image or a prompt; its id is the hash of what it holds."""
+
+    version = "1"
+    reads = ("kind",)
+
+    def __init__(self, encoder: ClipEncoder) -> None:
+        self._encoder = encoder
+        self.batch_rows = encoder.batch_size
+        self._schema = schemas.seed_embeddings(encoder.dim)
+
+    @property
+    def schema(self) -> TableSchema:
+        return self._schema
+
+    def settings(self) -> dict[str, Any]:
+        return {"model": self._encoder.identity}
+
+    def open(self) -> None:
+        self._encoder.load()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "model": self._encoder.identity,
+            "device": self._encoder.device,
+            "precision": self._encoder.precision,
+        }
+
+    def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[np.float32] | str | RowError]:
+        return [
+            self._pixels(image) if kind == "image" else prompt
+            for kind, image, prompt in zip(*(rows.column(i).to_pylist() for i in (1, 2, 3)), strict=True)
+        ]
+
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        found: dict[int, npt.NDArray[np.float32]] = {}
+        for kind, encode in ((np.ndarray, self._encoder.encode_images), (str, self._encoder.encode_texts)):
+            places = [place for place, item in enumerate(prepared) if isinstance(item, kind)]
+            if places:
+                found.update(zip(places, encode([prepared[place] for place in places]), strict=True))
+        return rows_of(
+            self._schema,
+            (
+                {**row, **self._result(prepared[place], found.get(place))}
+                for place, row in enumerate(rows.select(["query_id", "kind"]).to_pylist())
+            ),
+        )
+
+    def _pixels(self, image: bytes) -> npt.NDArray[np.float32] | RowError:
+        try:
+            return self._encoder.preprocess(decode_rgb(image))
+        except RowError as error:
+            return error
+
+    def _result(self, prepared: Any, embedding: npt.NDArray[np.float32] | None) -> dict[str, Any]:
+        if embedding is None:
+            return failure(prepared)
+        if not np.isfinite(embedding).all():
+            return failure(
+                RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN or infinity")
+            )
+        return {"embedding": embedding, "model": self._encoder.identity}
+
+
+def query_batches(seed_images: Table, seed_prompts: Table) -> Iterator[pa.RecordBatch]:
+    """Seed images, then seed prompts, as the input of `EmbedStage`."""
+    for batch in seed_images.batches(["image_id", "image", "error"]):
+        identity, image, error = batch.columns
+        yield _queries("image", {"query_id": identity, "image": image, "error": error})
+    for batch in seed_prompts.batches(["prompt_id", "prompt", "error"]):
+        identity, prompt, error = batch.columns
+        yield _queries("text", {"query_id": identity, "prompt": prompt, "error": error})
+
+
+def _queries(kind: str, columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    rows = len(columns["query_id"])
+    columns["kind"] = pa.array([kind] * rows, pa.string())
+    arrays: Sequence[pa.Array] = [columns.get(f.name, pa.nulls(rows, f.type)) for f in _QUERY_ROWS]
+    return pa.RecordBatch.from_arrays(arrays, schema=_QUERY_ROWS)

@@ -1,0 +1,90 @@
+"""What a stage is: a map from rows to rows that says of itself what its results depend on."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from sd_assets.errors import RowError
+from sd_assets.schemas import TableSchema
+from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.staging import Judge
+
+
+class Stage(ABC):
+    """One row in, one row out, a batch at a time.
+
+    The result of a row depends on its key, on the columns that the stage `reads`, on `version` and on `settings`,
+    and on nothing else: together they are its work key, which alone decides whether a stored row is taken over. The
+    input has the columns of the table's key; where it has a column `error` that is not null, an earlier stage failed
+    the row, and it is skipped.
+
+    Attributes:
+        version: raise it when the code changes results.
+        reads: input columns that change the result, besides the key.
+        batch_rows: rows handed to `process` at once; must not change results.
+        threads: batches that may be in `process` at once.
+        judge: which stored rows may be taken over; None: all.
+    """
+
+    version: ClassVar[str] = "1"
+    reads: ClassVar[tuple[str, ...]] = ()
+    batch_rows: int = 32
+    threads: int = 1
+    judge: Judge | None = None
+
+    @property
+    @abstractmethod
+    def schema(self) -> TableSchema:
+        """Of the table."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """What else changes the results (model, revision, size, prompt), as JSON; never timeouts or batch sizes."""
+        return {}
+
+    def open(self) -> None:  # noqa: B027 - most reductions of the contract have nothing to open
+        """Load what `process` needs. Called once a worker, and only if there is a row to compute."""
+
+    def prepare(self, rows: pa.RecordBatch) -> Any:
+        """The part of the work that runs ahead, in threads, while `process` has the device: decoding, resizing."""
+        return None
+
+    @abstractmethod
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        """Rows of the table, one for each input row, in their order. What fails is a row with an error."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the stage used (model, device), for the metadata."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what `open` took."""
+
+    def fingerprint(self) -> bytes:
+        """16 bytes that change with everything but the rows that results depend on."""
+        parts = [self.schema.name, self.version, self.reads, dict(self.settings())]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass
+class InputCounts:
+    """What a reduction did not make a row of: rows_in = rows + duplicates + skipped. It counts while it streams."""
+
+    duplicates: int = 0
+    skipped: int = 0
+
+
+def rows_of(schema: TableSchema, rows: Iterable[Mapping[str, Any]]) -> pa.RecordBatch:
+    """A batch from mappings; what a mapping does not name is null."""
+    listed = list(rows)
+    columns = [pa.array([row.get(field.name) for row in listed], field.type) for field in schema.arrow]
+    return pa.RecordBatch.from_arrays(columns, schema=schema.arrow)
+
+
+def failure(error: RowError) -> dict[str, str]:
+    """The error columns of a row that failed."""
+    return {"error": str(error.code), "error_detail": error.detail}

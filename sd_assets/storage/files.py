@@ -1,0 +1,182 @@
+"""The file operations that the storage is made of, on a local disk and on S3.
+
+Each either happens whole or not at all, so a table that is killed between any two of them is the old version or
+the new one. Paths are relative to the base, with `/`.
+"""
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sd_assets.errors import TableError
+
+
+class Files(Protocol):
+    """A base folder or bucket prefix."""
+
+    uri: str
+
+    def put(self, path: str, data: bytes | pa.Buffer) -> None:
+        """Write a file whole, over whatever was there."""
+
+    def create(self, path: str, data: bytes | pa.Buffer) -> bool:
+        """Write a file whole if there is none: False, and nothing done, if there is."""
+
+    def get(self, path: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A file for random access. Raises FileNotFoundError."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files directly in a folder, sorted; none if there is no such folder."""
+
+    def move(self, source: str, target: str) -> None:
+        """Move a file over whatever is there. If another process moved it first, nothing is done."""
+
+    def delete(self, path: str) -> None:
+        """Delete a file; if there is none, nothing is done."""
+
+    def sweep_temporary(self, older_than_s: float) -> None:
+        """Delete what killed writers left half-written, if it is old enough that no live one can own it."""
+
+
+class LocalFiles:
+    """A folder on a local (or POSIX network) file system."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base.resolve()
+        self._temporary = self._base / "_sd_assets" / "tmp"
+        self.uri = str(self._base)
+
+    def put(self, path: str, data: bytes | pa.Buffer) -> None:
+        temporary = self._written(data)
+        Path.replace(temporary, self._parent_made(path))
+
+    def create(self, path: str, data: bytes | pa.Buffer) -> bool:
+        temporary = self._written(data)
+        try:
+            # Unlike a rename, a link fails if the name is taken: this is the commit's compare-and-swap.
+            os.link(temporary, self._parent_made(path))
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def get(self, path: str) -> bytes:
+        return (self._base / path).read_bytes()
+
+    def open(self, path: str) -> pa.NativeFile:
+        return pa.OSFile(str(self._base / path))
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self._base / folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except FileNotFoundError:
+            return []
+
+    def move(self, source: str, target: str) -> None:
+        with suppress(FileNotFoundError):
+            (self._base / source).replace(self._parent_made(target))
+
+    def delete(self, path: str) -> None:
+        (self._base / path).unlink(missing_ok=True)
+
+    def sweep_temporary(self, older_than_s: float) -> None:
+        limit = time.time() - older_than_s
+        for name in self.names(str(self._temporary.relative_to(self._base))):
+            with suppress(FileNotFoundError):
+                if (self._temporary / name).stat().st_mtime < limit:
+                    (self._temporary / name).unlink()
+
+    def _written(self, data: bytes | pa.Buffer) -> Path:
+        """A new temporary file that holds `data` durably."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        path = self._temporary / uuid.uuid4().hex
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise TableError(
+                f"cannot write to {self._base}: {error}. Nothing that was committed is touched; "
+                "make room (or make it writable) and run again"
+            ) from error
+        return path
+
+    def _parent_made(self, path: str) -> Path:
+        target = self._base / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+
+class S3Files:
+    """A prefix of an S3 bucket (or of any server that speaks the protocol, conditional PUT included).
+
+    Args:
+        client: a boto3 S3 client.
+        uri: `s3://bucket/prefix`.
+    """
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self._client = client
+        self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
+        self.uri = uri.rstrip("/")
+
+    def put(self, path: str, data: bytes | pa.Buffer) -> None:
+        self._client.put_object(**self._at(path), Body=bytes(data))
+
+    def create(self, path: str, data: bytes | pa.Buffer) -> bool:
+        try:
+            self._client.put_object(**self._at(path), Body=bytes(data), IfNoneMatch="*")
+        except self._client.exceptions.ClientError as error:
+            # 412: the name is taken. 409: somebody else is writing it at this moment, and wins.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise
+        return True
+
+    def get(self, path: str) -> bytes:
+        try:
+            body: bytes = self._client.get_object(**self._at(path))["Body"].read()
+        except self._client.exceptions.NoSuchKey as error:
+            raise FileNotFoundError(f"{self.uri}/{path}") from error
+        return body
+
+    def open(self, path: str) -> pa.NativeFile:
+        return pa.BufferReader(self.get(path))
+
+    def names(self, folder: str) -> list[str]:
+        prefix = f"{self._prefix}{folder}/"
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix, Delimiter="/"
+        )
+        return sorted(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
+
+    def move(self, source: str, target: str) -> None:
+        try:
+            self._client.copy_object(**self._at(target), CopySource=self._at(source))
+        except self._client.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return
+            raise
+        self.delete(source)
+
+    def delete(self, path: str) -> None:
+        self._client.delete_object(**self._at(path))
+
+    def sweep_temporary(self, older_than_s: float) -> None:
+        """Nothing: an object appears whole or not at all."""
+
+    def _at(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + path}

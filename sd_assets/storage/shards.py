@@ -1,0 +1,249 @@
+"""Rows to Parquet files, and the index that says what each file holds.
+
+A shard is named by the digests of its rows and cut where a row's key says so, so that equal rows in equal order
+give equal shards, and a row more or less changes the shard it is in and at most its neighbour.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sd_assets.errors import TableError
+from sd_assets.schemas import TableSchema
+from sd_assets.storage.digests import DIGEST_BYTES, combined, row_digests
+
+MAX_SHARD_BYTES = 128 * 1024 * 1024
+
+# One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
+# size in bytes (about) and its error code, empty if it is ok.
+ROW = np.dtype(
+    [
+        ("key", "V16"),
+        ("work", "V16"),
+        ("content", "V16"),
+        ("whole", "V16"),
+        ("size", "<u4"),
+        ("error", "S48"),
+    ]
+)
+RowIndex = npt.NDArray[np.void]
+_DIGESTS = ("key", "work", "content", "whole")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A Parquet file of a table, as a manifest lists it.
+
+    Attributes:
+        name: digest of its rows; the file is `{name}.parquet`.
+        rows: how many.
+        bytes: of the file.
+        sha256: of the file.
+        index: digest of its row index (the work keys of its rows), which is kept beside the manifests.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    index: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.parquet"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Cutter:
+    """Decides after which rows a shard ends: where a key's digest hits a modulus, within bounds."""
+
+    def __init__(self, schema: TableSchema) -> None:
+        self._least = schema.shard_rows // 4
+        self._most = schema.shard_rows * 4
+        self._modulus = max(1, schema.shard_rows - self._least)
+        self._rows = 0
+        self._bytes = 0
+
+    def ends_after(self, key: bytes, size: int) -> bool:
+        """Count one more row; True if the shard ends with it."""
+        self._rows += 1
+        self._bytes += size
+        hit = self._rows >= self._least and int.from_bytes(key[:8], "big") % self._modulus == 0
+        if hit or self._rows >= self._most or self._bytes >= MAX_SHARD_BYTES:
+            self._rows = self._bytes = 0
+            return True
+        return False
+
+
+def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.RecordBatch:
+    """The rows as one batch with exactly the schema's columns and types.
+
+    Raises:
+        TableError: a column is missing, unknown, or of another type; names it.
+    """
+    wanted = schema.arrow
+    missing = [name for name in wanted.names if name not in rows.schema.names]
+    unknown = [name for name in rows.schema.names if name not in wanted.names]
+    if missing or unknown:
+        raise TableError(
+            f"table {schema.name}: the rows do not have its columns; missing: {missing or 'none'}, "
+            f"unknown: {unknown or 'none'}"
+        )
+    columns = []
+    for field in wanted:
+        column = rows.column(field.name)
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], field.type)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise TableError(
+                    f"table {schema.name}: column {field.name} is {column.type}, must be {field.type}: {error}"
+                ) from error
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=wanted)
+
+
+def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | None = None) -> RowIndex:
+    """The index of n rows; without work keys a row's work key is the digest of all it holds."""
+    index = np.empty(rows.num_rows, dtype=ROW)
+    whole = row_digests(rows, schema.arrow.names)
+    columns = {
+        "key": row_digests(rows, schema.key),
+        "content": row_digests(rows, schema.content),
+        "whole": whole,
+        "work": work if work is not None else whole,
+    }
+    for name, digests in columns.items():
+        index[name] = np.frombuffer(b"".join(digests), dtype="V16")
+    index["size"] = _sizes(rows)
+    index["error"] = [error or "" for error in rows.column("error").to_pylist()]
+    return index
+
+
+def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    sizes = np.full(rows.num_rows, 64, dtype=np.int64)
+    for column in rows.columns:
+        if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
+            sizes += np.asarray(pc.binary_length(column).fill_null(0))
+        elif pa.types.is_fixed_size_list(column.type):
+            sizes += column.type.list_size * 4
+        elif pa.types.is_list(column.type):
+            sizes += np.asarray(pc.list_value_length(column).fill_null(0)) * 128
+    return sizes
+
+
+def shard_name(index: RowIndex, schema: TableSchema) -> str:
+    """The name of the shard that holds exactly these rows in this order."""
+    return combined([index["whole"].tobytes()], salt=schema.arrow.to_string().encode())
+
+
+def data_version(index: RowIndex) -> str:
+    """Digest of the content columns of all rows in the order of their keys' digests, whatever the shards."""
+    words = [index[name].copy().view(">u8").reshape(-1, 2) for name in ("content", "key")]
+    order = np.lexsort([half for pair in words for half in (pair[:, 1], pair[:, 0])])
+    return combined([index["content"][order].tobytes()])
+
+
+def parquet_bytes(rows: pa.Table, schema: TableSchema) -> pa.Buffer:
+    """The rows as a Parquet file. Images are compressed already: zstd is for the other columns."""
+    binary = {field.name for field in schema.arrow if pa.types.is_binary(field.type)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=schema.row_group_rows,
+        compression={path: "none" if path in binary else "zstd" for path in _leaves(schema.arrow)},
+        use_dictionary=[
+            path for path in _leaves(schema.arrow) if path not in binary and path not in schema.key
+        ],
+        write_statistics=[path for path in _leaves(schema.arrow) if path not in binary],
+    )
+    return sink.getvalue()
+
+
+@cache
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The Parquet paths of all leaf columns."""
+    metadata = pq.read_metadata(pa.BufferReader(_empty_file(schema)))
+    return [metadata.schema.column(number).path for number in range(len(metadata.schema))]
+
+
+def _empty_file(schema: pa.Schema) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return sink.getvalue()
+
+
+def index_bytes(index: RowIndex) -> bytes:
+    """A row index as a small Parquet file."""
+    columns: dict[str, pa.Array] = {}
+    for name in _DIGESTS:
+        buffer = pa.py_buffer(np.ascontiguousarray(index[name]).tobytes())
+        columns[name] = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(DIGEST_BYTES), len(index), [None, buffer]
+        )
+    columns["size"] = pa.array(index["size"])
+    columns["error"] = pa.array([code.decode() for code in index["error"].tolist()]).cast(pa.string())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def parsed_index(data: bytes) -> RowIndex:
+    """The opposite of `index_bytes`."""
+    table = pq.read_table(pa.BufferReader(data))
+    index = np.empty(table.num_rows, dtype=ROW)
+    for name in _DIGESTS:
+        index[name] = np.frombuffer(b"".join(table.column(name).to_pylist()), dtype="V16")
+    index["size"] = table.column("size").to_numpy()
+    index["error"] = table.column("error").to_pylist()
+    return index
+
+
+def sha256(data: bytes | pa.Buffer) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard, a row group at a time."""
+    parquet = pq.ParquetFile(file)
+    for group in range(parquet.num_row_groups):
+        yield from parquet.read_row_group(group, columns=columns).to_batches()
+
+
+def take_rows(file: pa.NativeFile, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Some rows of a shard in the order asked for; never more than one row group beside the result in memory."""
+    parquet = pq.ParquetFile(file)
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    pieces: list[pa.Table] = []
+    start = 0
+    for group in range(parquet.num_row_groups):
+        end = start + parquet.metadata.row_group(group).num_rows
+        inside = wanted[(wanted >= start) & (wanted < end)]
+        if len(inside):
+            pieces.append(parquet.read_row_group(group).take(pa.array(inside - start)))
+        start = end
+    back = np.empty(len(rows), dtype=np.int64)
+    back[order] = np.arange(len(rows))
+    return pa.concat_tables(pieces).take(pa.array(back))
+
+
+def total(shards: Iterable[Shard]) -> tuple[int, int]:
+    """Rows and bytes of shards."""
+    listed = list(shards)
+    return sum(shard.rows for shard in listed), sum(shard.bytes for shard in listed)

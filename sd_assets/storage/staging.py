@@ -1,0 +1,305 @@
+"""One run's work on one partition: what is at hand, what is new, and what the next version will be.
+
+A run first says, row by row and in order, what the next version holds (`place`), and learns from that which rows are
+at hand. It hands in the others when they are finished (`add`), in any order; they are kept as work in progress from
+then on. `finish` puts the version together, rewriting no shard that is there already, and `Staged.commit` makes it
+the current one.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sd_assets.errors import TableError
+from sd_assets.schemas import TableSchema
+from sd_assets.storage.area import Area, Lease, Manifest
+from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.shards import (
+    ROW,
+    Cutter,
+    RowIndex,
+    Shard,
+    conformed,
+    data_version,
+    indexed,
+    read_batches,
+    shard_name,
+    take_rows,
+    total,
+)
+
+# Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
+FLUSH_SECONDS = 15.0
+
+
+class Place(Enum):
+    """What `Staging.place` says of a row."""
+
+    NEW = "new"  # to be computed, and handed in with `add`
+    REUSED = "reused"  # at hand, from the last version or from an unfinished run
+    PENDING = "pending"  # the same work is being computed for another row already
+    DUPLICATE = "duplicate"  # an earlier row has this key: dropped
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Decides of stored rows whether they may be taken over.
+
+    Attributes:
+        columns: that `may_reuse` reads.
+        may_reuse: rows -> one bool a row.
+    """
+
+    columns: tuple[str, ...]
+    may_reuse: Callable[[pa.RecordBatch], Sequence[bool]]
+
+
+class Staging:
+    """See the module.
+
+    Args:
+        area: of the partition.
+        schema: of the table.
+        run_id: of this run; unique.
+        judge: which stored rows may be taken over; None: all whose work key is asked for.
+    """
+
+    def __init__(self, area: Area, schema: TableSchema, run_id: str, judge: Judge | None = None) -> None:
+        self._area = area
+        self._schema = schema
+        self._run_id = run_id
+        self._lease = area.lease(run_id)
+        self._base = area.latest()
+        self._plan = bytearray()
+        self._keys: set[bytes] = set()
+        self._pending: set[bytes] = set()
+        self._duplicates = 0
+        self._reused = 0
+        # Every row at hand: its index record, the shard it lies in, and its place there.
+        self._shards: list[Shard] = []
+        self._indices: list[RowIndex] = []
+        self._rows_at_hand = 0
+        self._by_work: dict[bytes, int] = {}
+        self._buffer: list[pa.RecordBatch] = []
+        self._buffer_index: list[RowIndex] = []
+        self._cutter = Cutter(schema)
+        self._flushed_at = time.monotonic()
+        try:
+            for shard in (*area.wip(), *(self._base.shards if self._base else ())):
+                self._take_over(shard, judge)
+        except BaseException:
+            self._lease.close()
+            raise
+
+    # --- what the next version holds -----------------------------------------------------------------------------
+
+    def place(self, key: bytes | None, work: bytes) -> Place:
+        """The next row of the version has this key (a digest; None where a key column is null) and work key."""
+        if key is not None:
+            if key in self._keys:
+                self._duplicates += 1
+                return Place.DUPLICATE
+            self._keys.add(key)
+        self._plan += work
+        if work in self._by_work and work not in self._pending:
+            self._reused += 1
+            return Place.REUSED
+        if work in self._pending:
+            return Place.PENDING
+        self._pending.add(work)
+        return Place.NEW
+
+    def add(self, rows: pa.RecordBatch | pa.Table, work: Sequence[bytes] | None = None) -> None:
+        """Finished rows and their work keys (without: what the rows hold is their work key).
+
+        Raises:
+            TableError: the rows do not have the table's columns and types.
+        """
+        batch = conformed(rows, self._schema)
+        index = indexed(batch, self._schema, work)
+        start = 0
+        for row, (key, size) in enumerate(zip(index["key"].tolist(), index["size"].tolist(), strict=True)):
+            if self._cutter.ends_after(key, size):
+                self._hold(batch.slice(start, row + 1 - start), index[start : row + 1])
+                self._flush()
+                start = row + 1
+        self._hold(batch.slice(start), index[start:])
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self._flush()
+
+    def add_and_place(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Rows that are finished from the start, in order: a reduction, or a table that a user's asset returns."""
+        batch = conformed(rows, self._schema)
+        index = indexed(batch, self._schema)
+        nulls = null_keys(batch, self._schema)
+        new: list[int] = []
+        for row, (key, work) in enumerate(zip(index["key"].tolist(), index["work"].tolist(), strict=True)):
+            if self.place(None if nulls[row] else key, work) is Place.NEW:
+                new.append(row)
+        if new:
+            self.add(batch.take(pa.array(new)))
+
+    # --- the version ---------------------------------------------------------------------------------------------
+
+    def finish(
+        self, *, rows_duplicate: int = 0, rows_skipped: int = 0, facts: dict[str, Any] | None = None
+    ) -> "Staged":
+        """Put the next version together.
+
+        Args:
+            rows_duplicate: input rows that were found to repeat a key before they were placed.
+            rows_skipped: input rows that an earlier stage had failed.
+            facts: what else the report is to say.
+
+        Raises:
+            TableError: a row that was placed has not been added.
+        """
+        self._flush()
+        works = np.frombuffer(bytes(self._plan), dtype=f"V{DIGEST_BYTES}").tolist()
+        missing = sum(work not in self._by_work for work in works)
+        if missing:
+            raise TableError(
+                f"table {self._schema.name}: the stage answered nothing for {missing} of {len(works)} rows"
+            )
+        positions = np.array([self._by_work[work] for work in works], dtype=np.int64)
+        index = np.concatenate(self._indices) if self._indices else np.empty(0, ROW)
+        planned = index[positions]
+        shards = tuple(
+            self._shard_of(positions[start:end], planned[start:end]) for start, end in self._cuts(planned)
+        )
+        failed = Counter(code.decode() for code in planned["error"].tolist() if code)
+        rows, size = total(shards)
+        duplicates = self._duplicates + rows_duplicate
+        report = {
+            "rows_in": rows + duplicates + rows_skipped,
+            "rows_ok": rows - failed.total(),
+            "rows_failed": failed.total(),
+            "rows_duplicate": duplicates,
+            "rows_skipped": rows_skipped,
+            "rows_reused": self._reused,
+            "failures": dict(sorted(failed.items())),
+            "bytes": size,
+            "shards": len(shards),
+            **(facts or {}),
+        }
+        return Staged(
+            self._area, self._base, shards, data_version(planned), self._run_id, report, self._lease
+        )
+
+    def abandon(self) -> None:
+        """Stop without a version. What was finished stays as work in progress."""
+        self._flush()
+        self._lease.close()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _take_over(self, shard: Shard, judge: Judge | None) -> None:
+        index = self._area.read_index(shard)
+        usable: Sequence[bool] | None = None
+        if judge is not None:
+            with self._area.open_shard(shard) as file:
+                usable = [ok for batch in read_batches(file, judge.columns) for ok in judge.may_reuse(batch)]
+        self._register(shard, index, usable)
+
+    def _register(self, shard: Shard, index: RowIndex, usable: Sequence[bool] | None = None) -> None:
+        for row, work in enumerate(index["work"].tolist()):
+            if usable is None or usable[row]:
+                self._by_work[work] = self._rows_at_hand + row
+                self._pending.discard(work)
+        self._shards.append(shard)
+        self._indices.append(index)
+        self._rows_at_hand += len(index)
+
+    def _hold(self, rows: pa.RecordBatch, index: RowIndex) -> None:
+        if len(index):
+            self._buffer.append(rows)
+            self._buffer_index.append(index)
+
+    def _flush(self) -> None:
+        """Keep the buffered rows as a shard of work in progress."""
+        self._flushed_at = time.monotonic()
+        if not self._buffer:
+            return
+        index = np.concatenate(self._buffer_index)
+        known = self._shard_named(shard_name(index, self._schema))
+        shard = known and replace(known, index=self._area.put_index(index))
+        shard = shard or self._area.put_shard(pa.Table.from_batches(self._buffer), index, self._schema)
+        self._area.record_wip(self._run_id, shard)
+        self._register(shard, index)
+        self._buffer, self._buffer_index = [], []
+
+    def _shard_named(self, name: str) -> Shard | None:
+        return next((shard for shard in self._shards if shard.name == name), None)
+
+    def _cuts(self, planned: RowIndex) -> list[tuple[int, int]]:
+        """Where the next version's shards begin and end; an empty table has one shard of no rows."""
+        cutter = Cutter(self._schema)
+        rows = zip(planned["key"].tolist(), planned["size"].tolist(), strict=True)
+        ends = [row + 1 for row, (key, size) in enumerate(rows) if cutter.ends_after(key, size)]
+        if not ends or ends[-1] != len(planned):
+            ends.append(len(planned))
+        return list(zip([0, *ends], ends, strict=False))
+
+    def _shard_of(self, positions: npt.NDArray[np.int64], index: RowIndex) -> Shard:
+        known = self._shard_named(shard_name(index, self._schema))
+        if known is None:
+            return self._area.put_shard(self._gathered(positions), index, self._schema)
+        name = self._area.index_name(index)
+        return known if known.index == name else replace(known, index=self._area.put_index(index))
+
+    def _gathered(self, positions: npt.NDArray[np.int64]) -> pa.Table:
+        """Rows at hand, from wherever they lie, in this order."""
+        if not len(positions):
+            return self._schema.arrow.empty_table()
+        starts = np.cumsum([0, *(len(index) for index in self._indices)])
+        shard_of = np.searchsorted(starts, positions, side="right") - 1
+        pieces, order = [], []
+        for number in np.unique(shard_of):
+            chosen = np.flatnonzero(shard_of == number)
+            with self._area.open_shard(self._shards[number]) as file:
+                pieces.append(take_rows(file, positions[chosen] - starts[number]))
+            order.append(chosen)
+        back = np.empty(len(positions), dtype=np.int64)
+        back[np.concatenate(order)] = np.arange(len(positions))
+        return pa.concat_tables(pieces).take(pa.array(back))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A version that is complete, and not current yet.
+
+    Attributes:
+        data_version: digest of its content.
+        report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; rows_reused, failures by code, bytes,
+            shards, and what the stage said of itself.
+    """
+
+    area: Area
+    base: Manifest | None
+    shards: tuple[Shard, ...]
+    data_version: str
+    run_id: str
+    report: dict[str, Any]
+    lease: Lease
+
+    def commit(self) -> Manifest:
+        """Make it the current version. Raises TableError if another run was first."""
+        try:
+            manifest = self.area.commit(self.base, self.shards, self.data_version, self.run_id, self.report)
+            self.area.sweep(self.run_id)
+        finally:
+            self.lease.close()
+        return manifest
+
+
+def null_keys(rows: pa.RecordBatch, schema: TableSchema) -> list[bool]:
+    """For each row, whether a key column is null: such rows have no key that could occur twice."""
+    columns = [rows.column(name).is_null().to_pylist() for name in schema.key]
+    return [any(row) for row in zip(*columns, strict=True)]

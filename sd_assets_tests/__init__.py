@@ -1,0 +1,1 @@
+"""Tests; the folders mirror sd_assets. Real components throughout; mocks only for what cannot be had."""

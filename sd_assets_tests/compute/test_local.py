@@ -1,0 +1,170 @@
+"""Running a stage: conservation, order, reuse, resumption."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sd_assets.compute.local import map_ahead, run_stage
+from sd_assets.errors import TableError
+from sd_assets.storage.files import LocalFiles
+from sd_assets.storage.staging import Staged
+from sd_assets.storage.table import Table, TableStore
+from sd_assets_tests.toy import TOY, ToyStage, toy_input
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TableStore:
+    return TableStore(LocalFiles(tmp_path))
+
+
+def run(
+    store: TableStore, stage: ToyStage, numbers: list[int], run_id: str = "run", **options: list[int]
+) -> Staged:
+    staged = run_stage(
+        stage, toy_input(numbers, **options), store.area("toy", "p"), run_id, lambda line: None
+    )
+    staged.commit()
+    return staged
+
+
+def names(table: Table) -> list[str]:
+    column: list[str] = table.read(["name"]).column("name").to_pylist()
+    return column
+
+
+def test_every_input_row_is_accounted_for(store: TableStore) -> None:
+    staged = run(store, ToyStage(), [*range(1, 101), 5, 7], failed=[50, 51])
+    report = staged.report
+    assert {name: report[name] for name in report if name.startswith("rows_") and name != "rows_per_s"} == {
+        "rows_in": 102,
+        "rows_ok": 89,
+        "rows_failed": 9,
+        "rows_duplicate": 2,
+        "rows_skipped": 2,
+        "rows_reused": 0,
+        "rows_computed": 98,
+    }
+    assert report["failures"] == {"not_finite": 9}
+
+
+def test_rows_keep_the_order_of_the_input(store: TableStore) -> None:
+    run(store, ToyStage(), list(range(100, 0, -1)))
+    assert names(store.open("toy", "p")) == [f"n{number}" for number in range(100, 0, -1)]
+
+
+def test_an_unchanged_run_computes_nothing_and_commits_nothing(store: TableStore) -> None:
+    first = run(store, ToyStage(), list(range(100)))
+    stage = ToyStage()
+    second = run(store, stage, list(range(100)), "again")
+    assert (stage.opened, stage.computed.total()) == (0, 0)
+    assert second.data_version == first.data_version
+    assert second.report["rows_reused"] == 100
+    assert store.open("toy", "p").manifest.version == 1
+
+
+def test_a_refresh_computes_exactly_the_new_rows(store: TableStore) -> None:
+    run(store, ToyStage(), list(range(200)))
+    before = {shard.name for shard in store.open("toy", "p").manifest.shards}
+    stage = ToyStage()
+    run(store, stage, [1000, *range(200)], "front")
+    assert dict(stage.computed) == {1000: 1}
+    table = store.open("toy", "p")
+    assert names(table) == ["n1000", *(f"n{number}" for number in range(200))]
+    assert len({shard.name for shard in table.manifest.shards} - before) <= 2
+
+
+def test_rows_that_are_gone_from_the_input_are_gone_from_the_table(store: TableStore) -> None:
+    run(store, ToyStage(), list(range(100)))
+    run(store, ToyStage(), list(range(50, 100)), "less")
+    assert names(store.open("toy", "p")) == [f"n{number}" for number in range(50, 100)]
+
+
+def test_the_order_of_the_input_is_not_in_the_data_version(store: TableStore) -> None:
+    first = run(store, ToyStage(), list(range(100)))
+    stage = ToyStage()
+    second = run(store, stage, list(range(99, -1, -1)), "reversed")
+    assert stage.computed.total() == 0
+    assert second.data_version == first.data_version
+    assert names(store.open("toy", "p"))[0] == "n99"
+
+
+def test_a_setting_that_changes_results_recomputes_all(store: TableStore) -> None:
+    first = run(store, ToyStage(), list(range(30)))
+    stage = ToyStage(factor=2)
+    second = run(store, stage, list(range(30)), "other")
+    assert stage.computed.total() == 30
+    assert second.data_version != first.data_version
+
+
+def test_finished_work_of_an_unfinished_run_is_taken_over(store: TableStore) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(store, ToyStage(stop_after=60), list(range(200)), "killed")
+    stage = ToyStage()
+    staged = run(store, stage, list(range(200)), "next")
+    assert stage.computed.total() <= 140
+    assert staged.report["rows_reused"] >= 60
+    assert names(store.open("toy", "p")) == [f"n{number}" for number in range(200)]
+
+
+def test_an_interrupted_run_ends_in_the_same_shards_as_an_undisturbed_one(
+    store: TableStore, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(store, ToyStage(stop_after=77), list(range(200)), "killed")
+    resumed = run(store, ToyStage(), list(range(200)), "next")
+    clean = run(TableStore(LocalFiles(tmp_path / "clean")), ToyStage(), list(range(200)))
+    assert resumed.shards == clean.shards
+
+
+def test_an_empty_table_is_one_shard_without_rows(store: TableStore) -> None:
+    run(store, ToyStage(), [])
+    table = store.open("toy", "p")
+    assert (len(table.manifest.shards), table.num_rows) == (1, 0)
+    assert table.schema.names == TOY.arrow.names
+
+
+def test_of_two_runs_at_once_one_wins_and_the_other_says_why(store: TableStore) -> None:
+    area = store.area("toy", "p")
+    slow = run_stage(ToyStage(), toy_input(range(40)), area, "slow", lambda line: None)
+    run(store, ToyStage(), list(range(50)), "quick")
+    with pytest.raises(
+        TableError, match=r"run quick committed version 1 .* while run slow was working on it"
+    ):
+        slow.commit()
+    assert store.open("toy", "p").num_rows == 50
+
+
+def test_a_handle_stays_readable_while_newer_versions_are_committed(store: TableStore) -> None:
+    run(store, ToyStage(), list(range(100)))
+    old = store.open("toy", "p")
+    run(store, ToyStage(), list(range(500, 600)), "newer")
+    assert names(old) == [f"n{number}" for number in range(100)]
+
+
+def test_a_stage_that_answers_too_few_rows_is_stopped(store: TableStore) -> None:
+    class Lossy(ToyStage):
+        def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+            return super().process(rows, prepared).slice(1)
+
+    with pytest.raises(TableError, match="answered 4 rows to 5"):
+        run(store, Lossy(), list(range(20)))
+    with pytest.raises(TableError, match="no committed version"):
+        store.open("toy", "p")
+
+
+def test_map_ahead_keeps_the_order_and_reads_no_further_than_it_must() -> None:
+    read = 0
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for number in range(100):
+            read += 1
+            yield number
+
+    results = map_ahead(lambda number: number * 2, items(), threads=3)
+    assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
+    assert read <= 14
+    results.close()

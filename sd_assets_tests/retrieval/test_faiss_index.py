@@ -1,0 +1,179 @@
+"""The local index, over real FAISS and real Parquet."""
+
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sd_assets.catalog import FaissIndexSettings, RetrievalSettings
+from sd_assets.errors import CatalogError, ErrorCode, RetrievalError, RowError
+from sd_assets.retrieval import Hit, KnnIndex, open_index
+from sd_assets.retrieval.layout import write_index
+from sd_assets_tests.retrieval.conftest import DIM, ROWS, normalised
+
+Vectors = npt.NDArray[np.float32]
+
+
+def opened(folder: Path) -> KnnIndex:
+    index = open_index(
+        "rooms", FaissIndexSettings(kind="faiss", path=str(folder)), RetrievalSettings(index="rooms")
+    )
+    index.open()
+    return index
+
+
+def hits(answer: list[Hit] | RowError) -> list[Hit]:
+    assert isinstance(answer, list)
+    return answer
+
+
+def test_the_nearest_come_first_with_what_the_corpus_knows(folder: Path, vectors: Vectors) -> None:
+    index = opened(folder)
+    assert index.dim == DIM
+    assert index.local
+    answers = index.search(vectors[[3, 7]], 5)
+    assert [len(hits(answer)) for answer in answers] == [5, 5]
+    first, seventh = hits(answers[0])[0], hits(answers[1])[0]
+    assert first.url == "http://h/3.jpg"
+    assert first.rank == 0
+    assert first.similarity == pytest.approx(1, abs=1e-5)
+    assert first.width is None  # NaN in the corpus
+    assert (seventh.alt_text, seventh.width, seventh.height) == (None, 107, 207)
+    assert (seventh.licence, seventh.nsfw, seventh.sha256) == ("cc-by", "0.25", f"{7:064x}")
+    expected = np.argsort(-(vectors @ vectors[7]))[:5]
+    assert [hit.url for hit in hits(answers[1])] == [f"http://h/{i}.jpg" for i in expected]
+    assert [hit.rank for hit in hits(answers[1])] == list(range(5))
+
+
+def test_more_than_there_is_and_nothing_asked(folder: Path, vectors: Vectors) -> None:
+    index = opened(folder)
+    assert len(hits(index.search(vectors[:1], 10_000)[0])) == ROWS
+    assert index.search(np.empty((0, DIM), np.float32), 5) == []
+
+
+def test_a_result_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    corpus = normalised(random.standard_normal((3_000, 96)))
+    write_index(tmp_path / "index", corpus, pa.table({"url": [f"http://h/{i}" for i in range(len(corpus))]}))
+    index = opened(tmp_path / "index")
+    queries = normalised(random.standard_normal((50, 96)))
+    together = index.search(queries, 10)
+    alone = [index.search(query[None], 10)[0] for query in queries]
+    assert together == alone
+
+
+def test_metadata_over_several_files_and_row_groups(folder: Path, vectors: Vectors) -> None:
+    whole = pq.read_table(folder / "metadata" / "metadata_0000.parquet")
+    (folder / "metadata" / "metadata_0000.parquet").unlink()
+    for number, start in enumerate(range(0, ROWS, 25)):
+        pq.write_table(
+            whole.slice(start, 25), folder / "metadata" / f"metadata_{number}.parquet", row_group_size=4
+        )
+    answers = opened(folder).search(vectors, 1)
+    assert [hits(answer)[0].url for answer in answers] == [f"http://h/{i}.jpg" for i in range(ROWS)]
+
+
+def test_ids_that_the_index_does_not_fill_are_dropped(folder: Path, vectors: Vectors) -> None:
+    quantiser = faiss.IndexFlatIP(DIM)
+    index = faiss.IndexIVFFlat(quantiser, DIM, 8, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(folder / "image.index"))  # one probe of eight finds far fewer than all
+    found = hits(opened(folder).search(vectors[:1], ROWS)[0])
+    assert 0 < len(found) < ROWS
+    assert [hit.rank for hit in found] == list(range(len(found)))
+
+
+def test_rows_without_a_url_are_dropped(folder: Path, vectors: Vectors) -> None:
+    file = folder / "metadata" / "metadata_0000.parquet"
+    table = pq.read_table(file)
+    urls = [None if i == 4 else url for i, url in enumerate(table["URL"].to_pylist())]
+    pq.write_table(table.set_column(0, "URL", pa.array(urls, pa.string())), file)
+    found = hits(opened(folder).search(vectors[4:5], 3)[0])
+    assert len(found) == 2
+    assert found[0].rank == 0
+
+
+def test_a_query_of_nan_fails_alone(folder: Path, vectors: Vectors) -> None:
+    queries = np.concatenate([np.full((1, DIM), np.nan, np.float32), vectors[:1]])
+    failed, answered = opened(folder).search(queries, 3)
+    assert isinstance(failed, RowError)
+    assert failed.code is ErrorCode.QUERY_FAILED
+    assert len(hits(answered)) == 3
+
+
+def test_the_identity_is_of_the_content(folder: Path, tmp_path: Path) -> None:
+    before = opened(folder).identity
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert opened(tmp_path / "elsewhere").identity == before
+    file = folder / "metadata" / "metadata_0000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(1, "TEXT", pa.array(["other"] * ROWS)), file)
+    assert opened(folder).identity != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no folder", "there is no"),
+        ("no metadata", "no Parquet files"),
+        ("few rows", "holds 60 vectors"),
+        ("no url", "no column of URLs"),
+        ("garbage index", "no FAISS index, or damaged"),
+        ("cut index", "no FAISS index, or damaged"),
+        ("garbage metadata", "cannot read"),
+        ("l2", "other than the inner product"),
+    ],
+)
+def test_a_broken_folder_is_one_clear_error(
+    folder: Path, vectors: Vectors, damage: str, message: str
+) -> None:
+    image, file = folder / "image.index", folder / "metadata" / "metadata_0000.parquet"
+    match damage:
+        case "no folder":
+            shutil.rmtree(folder)
+        case "no metadata":
+            file.unlink()
+        case "few rows":
+            pq.write_table(pq.read_table(file).slice(1), file)
+        case "no url":
+            pq.write_table(pq.read_table(file).drop_columns(["URL"]), file)
+        case "garbage index":
+            image.write_bytes(b"garbage" * 50)
+        case "cut index":
+            image.write_bytes(image.read_bytes()[:300])
+        case "garbage metadata":
+            file.write_bytes(b"garbage" * 50)
+        case "l2":
+            index = faiss.IndexFlatL2(DIM)
+            index.add(vectors)
+            faiss.write_index(index, str(image))
+    with pytest.raises(RetrievalError, match=message) as error:
+        opened(folder)
+    assert "'rooms'" in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_queries_of_another_model(folder: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"8 dimensions, the queries have 5: `clip:`"):
+        opened(folder).search(np.zeros((2, 5), np.float32), 3)
+
+
+def test_what_a_local_index_cannot_do_and_an_unset_variable(folder: Path) -> None:
+    settings = FaissIndexSettings(kind="faiss", path=str(folder))
+    with pytest.raises(RetrievalError, match="only for clip-retrieval services"):
+        open_index("rooms", settings, RetrievalSettings(index="rooms", aesthetic_score=9))
+    with pytest.raises(CatalogError, match="NOT_SET_ANYWHERE"):
+        open_index(
+            "rooms", FaissIndexSettings(kind="faiss", path="${NOT_SET_ANYWHERE}/x"), RetrievalSettings()
+        )
+
+
+def test_the_writer_refuses_what_does_not_fit(tmp_path: Path, vectors: Vectors) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        write_index(tmp_path, vectors, pa.table({"url": ["http://h/1"]}))
