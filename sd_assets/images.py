@@ -4,6 +4,8 @@ The type is judged by content, never by a name or a header. Read are JPEG, PNG, 
 animation the first frame. Everything here raises `RowError` only, keeps no state and may be called by many threads.
 """
 
+import contextlib
+import ctypes
 import io
 import logging
 import re
@@ -31,6 +33,10 @@ from sd_assets.errors import ErrorCode, RowError
 # What Pillow warns of (odd tags, many pixels, odd palettes) is either an error of the row, or nobody's concern.
 _PILLOW = re.compile(r"PIL\.\w+")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# libtiff says on the process's standard error, from C, what Pillow raises anyway. A null handler keeps it quiet; where
+# it is not to be found (linked statically, or missing) there is nothing to be done, and no harm beyond the noise.
+with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 
 # The classes are opened directly: `Image.open` would try every format it knows, and judge the number of pixels by a
 # limit that belongs to the process.
@@ -96,6 +102,7 @@ def inspect(data: bytes, *, max_pixels: int | None = None) -> ImageInfo:
     Raises:
         RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (the header is damaged), TOO_MANY_PIXELS (over `max_pixels`).
     """
+    _silence()
     kind = _sniff(data)
     if kind == "webp":
         # Pillow allocates the canvas of a WebP when it opens it, so its header is read here.
@@ -119,6 +126,7 @@ def decode_rgb(data: bytes, *, max_pixels: int | None = 100_000_000) -> Image.Im
         RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (truncated ones too, never a half-grey picture),
             TOO_MANY_PIXELS (over `max_pixels`; None is no limit of ours, Pillow has its own for WebP and TIFF tiles).
     """
+    _silence()
     kind = _sniff(data)
     if kind == "webp":
         width, height, _ = _webp_header(data)
@@ -192,7 +200,6 @@ def _sniff(data: bytes) -> str:
 
 
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
-    _silence()
     try:
         return _READERS[kind](io.BytesIO(data))
     except Image.DecompressionBombError as error:

@@ -134,7 +134,7 @@ class _Web:
         if total < 1:
             raise SdAssetsError(f"a world of {spec.images} images has no room for its faults; make it larger")
         duplicates, copies = round(total * _NEAR_DUPLICATES), round(total * _COPIES)
-        shared = [seed for seed in seeds if seed.name.endswith(".jpg")][: min(3, copies)]
+        shared = [seed for seed in seeds if seed.name.endswith(".jpg")][: min(3, (copies + 1) // 2)]
         originals: list[tuple[Scene, bytes]] = []
         for number in range(total - duplicates - copies):
             rng = scenes.world_rng(self._world.seed, f"web:{number}")

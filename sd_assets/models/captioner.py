@@ -144,7 +144,7 @@ class Captioner(LazyModel[_Parts]):
 
     @cached_property
     def _commit(self) -> tuple[str, bool]:
-        return hub_commit(self._model, self.settings.revision, "config.json", self._where)
+        return hub_commit(self._model, self.settings.revision, ["config.json"], self._where)
 
     # --- loading -------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,9 @@ class Captioner(LazyModel[_Parts]):
         if self._folder is None:
             return hub_file(self._model, "config.json", self._commit[0], self._where)
         if not self._folder.is_dir():
-            raise ModelError(f"{self._where}: the folder does not exist: give the one that holds config.json and weights")
+            raise ModelError(
+                f"{self._where}: the folder does not exist: give the one that holds config.json and weights"
+            )
         path = self._folder / "config.json"
         if not path.is_file():
             raise ModelError(f"{self._where} is not a model of transformers: the folder holds no config.json")
@@ -171,9 +173,20 @@ class Captioner(LazyModel[_Parts]):
             pinned.update(revision=commit, local_files_only=not online)
         try:
             image_processor, tokenizer, processor = _processors(source, pinned)
+            if getattr(processor, "chat_template", None):
+                raise ModelError(
+                    f"{self._where} is a chat model, which is asked through its chat template; this captioner runs "
+                    "models that caption as they are: BLIP, BLIP-2, InstructBLIP, GIT, ViT-GPT2"
+                )
             model, report = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=getattr(torch, precision), use_safetensors=True, output_loading_info=True, **pinned
+                source,
+                dtype=getattr(torch, precision),
+                use_safetensors=True,
+                output_loading_info=True,
+                **pinned,
             )
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"{self._where} cannot be loaded: {one_line(error)}. Its weights must be safetensors, and its processor "
@@ -184,13 +197,9 @@ class Captioner(LazyModel[_Parts]):
                 f"{self._where} is incomplete: its weights lack {len(missing)} parameters of "
                 f"{type(model).__name__}, {missing[0]!r} for one"
             )
-        if getattr(processor, "chat_template", None):
-            raise ModelError(
-                f"{self._where} is a chat model, which is asked through its chat template; this captioner runs models "
-                "that caption as they are: BLIP, BLIP-2, InstructBLIP, GIT, ViT-GPT2"
-            )
+        _leave_length_to_us(model)
         prompt = self._prompt(model, processor, image_processor, tokenizer)
-        special = frozenset(tokenizer.all_special_ids)
+        special = frozenset(tokenizer.all_special_ids) | _marks(model.config)
         ids = prompt.get("input_ids", prompt.get("decoder_input_ids"))
         return _Parts(
             model=model.to(device).eval().requires_grad_(False),
@@ -199,7 +208,7 @@ class Captioner(LazyModel[_Parts]):
             prompt=prompt,
             prompt_ids=[] if ids is None else [token for token in ids[0].tolist() if token not in special],
             special_ids=special,
-            crops_middle=bool(getattr(image_processor, "do_center_crop", False)),
+            crops_middle=_crops_middle(image_processor),
         )
 
     def _check_kind(self, config_file: Path) -> None:
@@ -211,7 +220,9 @@ class Captioner(LazyModel[_Parts]):
             config = json.loads(config_file.read_text(encoding="utf-8"))
             kind = config["model_type"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{self._where} is not a model of transformers: its config.json names no model_type") from error
+            raise ModelError(
+                f"{self._where} is not a model of transformers: its config.json names no model_type"
+            ) from error
         if kind not in KNOWN:
             known = kind in CONFIG_MAPPING
             raise ModelError(
@@ -239,7 +250,10 @@ class Captioner(LazyModel[_Parts]):
         text = text or ""
         if kind == "git":  # continues after the text; what its tokenizer adds would end the text
             ids = [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
-            return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+            return {
+                "input_ids": torch.tensor([ids]),
+                "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+            }
         if kind == "vision-encoder-decoder":
             start = model.generation_config.decoder_start_token_id or model.config.decoder_start_token_id
             ids = [start, *tokenizer(text, add_special_tokens=False).input_ids]
@@ -250,6 +264,26 @@ class Captioner(LazyModel[_Parts]):
         of_image = set(image_processor(images=blank, return_tensors="pt"))
         both = processor(images=blank, text=text, return_tensors="pt")
         return {name: value for name, value in both.items() if name not in of_image}
+
+
+def _marks(config: Any) -> frozenset[int]:
+    """The ids that start, end and fill a sequence. BLIP starts with one that its tokenizer does not know."""
+    names = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id", "decoder_start_token_id")
+    parts = [config, *(getattr(config, name, None) for name in ("text_config", "decoder"))]
+    ids = [getattr(part, name, None) for part in parts for name in names]
+    return frozenset(token for token in ids if isinstance(token, int))
+
+
+def _leave_length_to_us(model: Any) -> None:
+    """A model's own `max_length` counts the prompt, and transformers warns of it at every batch."""
+    for module in model.modules():
+        if getattr(module, "generation_config", None) is not None:
+            module.generation_config.max_length = None
+
+
+def _crops_middle(image_processor: Any) -> bool:
+    size = getattr(image_processor, "size", None) or {}
+    return bool(getattr(image_processor, "do_center_crop", False)) and bool(dict(size).get("shortest_edge"))
 
 
 def _processors(source: str, pinned: dict[str, Any]) -> tuple[Any, Any, Any]:

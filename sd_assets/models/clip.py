@@ -78,7 +78,9 @@ class ClipEncoder(LazyModel[_Parts]):
         config = self._config()
         dim = config.get("embed_dim")
         if not isinstance(dim, int) or "vision_cfg" not in config or "text_cfg" not in config:
-            raise ModelError(f"{self._where} is not a CLIP of open_clip: its configuration names no embed_dim and towers")
+            raise ModelError(
+                f"{self._where} is not a CLIP of open_clip: its configuration names no embed_dim and towers"
+            )
         return dim
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.float32]:
@@ -171,13 +173,15 @@ class ClipEncoder(LazyModel[_Parts]):
 
     @cached_property
     def _commit(self) -> str:
-        return hub_commit(str(self._hub_id), None, _CONFIG, self._where)[0]
+        return hub_commit(str(self._hub_id), None, [_CONFIG], self._where)[0]
 
     def _config(self) -> dict[str, Any]:
         """The `model_cfg` of open_clip, without importing open_clip (and so torch) for it."""
         if self._folder is not None:
             if not self._folder.is_dir():
-                raise ModelError(f"{self._where}: the folder does not exist: give the one that holds {_CONFIG} and weights")
+                raise ModelError(
+                    f"{self._where}: the folder does not exist: give the one that holds {_CONFIG} and weights"
+                )
             path = self._folder / _CONFIG
             if not path.is_file():
                 raise ModelError(f"{self._where} is not a CLIP of open_clip: the folder holds no {_CONFIG}")
@@ -192,7 +196,9 @@ class ClipEncoder(LazyModel[_Parts]):
             if path.name == _CONFIG:
                 config = config["model_cfg"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{self._where} is not a CLIP of open_clip: {_CONFIG} holds no model_cfg") from error
+            raise ModelError(
+                f"{self._where} is not a CLIP of open_clip: {_CONFIG} holds no model_cfg"
+            ) from error
         return config if isinstance(config, dict) else {}
 
     def _unknown_name(self) -> ModelError:
@@ -218,6 +224,11 @@ class ClipEncoder(LazyModel[_Parts]):
                 f"open_clip has no weights {tag!r} for {self._model!r} (`pretrained:`); there are: "
                 f"{', '.join(tags) or 'none'}"
             )
+        if repository := weights.get("hf_hub"):
+            # Asked only to fail at once, and clearly: open_clip's download tries for a minute.
+            owner, _, file = repository.rpartition("/")
+            files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+            hub_commit(owner, None, files, f"{self._where} with weights {tag!r} (Hub: {owner})")
         try:
             model = open_clip.create_model(
                 self._model,
@@ -234,7 +245,11 @@ class ClipEncoder(LazyModel[_Parts]):
         except Exception as error:
             raise ModelError(
                 f"{self._where}{f' with weights {tag!r}' if tag else ''} cannot be loaded: {one_line(error)}. "
-                + ("Check its files." if self._folder else "Check the network and HF_ENDPOINT, or name a `local-dir:path`.")
+                + (
+                    "Check its files."
+                    if self._folder
+                    else "Check the network and HF_ENDPOINT, or name a `local-dir:path`."
+                )
             ) from error
         model.eval().requires_grad_(False)
         return _Parts(

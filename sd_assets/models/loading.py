@@ -121,11 +121,15 @@ def folder_digest(folder: Path) -> str:
         ModelError: there is no such folder, or it holds no files.
     """
     if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist: give the folder that holds its weights and config")
+        raise ModelError(
+            f"the model folder {folder} does not exist: give the folder that holds its weights and config"
+        )
     total = hashlib.sha256()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _counts(path.relative_to(folder)))
     if not files:
-        raise ModelError(f"the model folder {folder} is empty: give the folder that holds its weights and config")
+        raise ModelError(
+            f"the model folder {folder} is empty: give the folder that holds its weights and config"
+        )
     for path in files:
         status = path.stat()
         digest = _file_digest(str(path), status.st_size, status.st_mtime_ns)
@@ -144,10 +148,10 @@ def _file_digest(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hub_commit(model: str, revision: str | None, filename: str, where: str) -> tuple[str, bool]:
+def hub_commit(model: str, revision: str | None, files: Sequence[str], where: str) -> tuple[str, bool]:
     """(the commit that `revision` of a Hub model means now, whether the Hub answered).
 
-    Without the Hub, the commit that its cache on this machine knows under that name.
+    Without the Hub, the commit that its cache on this machine knows under that name, if it holds one of `files`.
 
     Raises:
         ModelError: no such model or revision, gated, private, or neither reachable nor in the cache.
@@ -159,16 +163,19 @@ def hub_commit(model: str, revision: str | None, filename: str, where: str) -> t
         # Much quicker to fail than a download, which tries for half a minute.
         return str(HfApi().model_info(model, revision=revision, timeout=20).sha), True
     except HFValidationError as error:
-        raise ModelError(f"{where}: it is neither a Hub id (`org/model`) nor a folder here: {error}") from error
+        raise ModelError(
+            f"{where}: it is neither a Hub id (`org/model`) nor a folder here: {error}"
+        ) from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
             raise _refused(error, where, revision) from error
         cause: Exception = error
     except Exception as error:
         cause = error
-    cached = try_to_load_from_cache(model, filename, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name, False
+    for file in files:
+        cached = try_to_load_from_cache(model, file, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name, False
     raise ModelError(
         f"{where} is not in the Hub's cache on this machine, and the Hub cannot be reached ({one_line(cause)}): check "
         "the network and HF_ENDPOINT, fetch it where there is one (`hf download`), or name a local folder"

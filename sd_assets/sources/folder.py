@@ -66,7 +66,9 @@ def list_folder(folder: Path) -> FolderFiles:
     seen: set[tuple[int, int]] = set()
 
     def stop(error: OSError) -> None:
-        raise SourceError(f"source.path {folder}: {error.filename} cannot be listed: {error.strerror}") from error
+        raise SourceError(
+            f"source.path {folder}: {error.filename} cannot be listed: {error.strerror}"
+        ) from error
 
     for here, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         status = Path(here).stat()
@@ -119,7 +121,9 @@ def read_folder(source: FolderSource) -> Iterator[SourceRow]:
         )
     if not files.images and not files.metadata:
         held = f"{len(files.others)} other files" if files.others else "nothing"
-        raise SourceError(f"source.path {folder} holds no images (it holds {held}): give the folder that does")
+        raise SourceError(
+            f"source.path {folder} holds no images (it holds {held}): give the folder that does"
+        )
     labels = source.text_column == "label" and not files.metadata
     if source.text_column is not None and not files.metadata and not labels:
         raise SourceError(
@@ -139,7 +143,9 @@ def _rows(folder: Path, files: FolderFiles, text_column: str | None, labels: boo
             number += 1
     unlisted = [path for path in files.images if path not in listed]
     if files.metadata and unlisted:
-        logger.warning("source.path %s: %d images are in no metadata file: rows without text", folder, len(unlisted))
+        logger.warning(
+            "source.path %s: %d images are in no metadata file: rows without text", folder, len(unlisted)
+        )
     for start in range(0, len(unlisted), _PIECE):
         for path, text in _plain(folder, unlisted[start : start + _PIECE], labels):
             yield _row(folder, path, text, number, None)
@@ -163,7 +169,9 @@ def _described(
     file = folder / metadata
     try:
         if not file.stat().st_size:
-            raise SourceError(f"{file} is empty: describe the images in it, a JSON object a line, or delete it")
+            raise SourceError(
+                f"{file} is empty: describe the images in it, a JSON object a line, or delete it"
+            )
         stream = _imagefolder([file])
         features = dict(stream.features)
         image = "image" if is_image(features.get("image")) else pick_image_column(features, None, str(file))
@@ -205,7 +213,9 @@ def _plain(folder: Path, paths: list[str], labels: bool) -> Iterator[tuple[str, 
     texts: dict[str, str | None] = {}
     if readable:
         try:
-            stream = _imagefolder([folder / path for path in readable], drop_labels=not labels, drop_metadata=True)
+            stream = _imagefolder(
+                [folder / path for path in readable], drop_labels=not labels, drop_metadata=True
+            )
             feature = (stream.features or {}).get("label")
             for row in _undecoded(stream, "image"):
                 path = Path(os.path.relpath(row["image"]["path"], folder)).as_posix()

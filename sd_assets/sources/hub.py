@@ -96,7 +96,9 @@ def _commit(name: str, revision: str | None, where: str) -> str | None:
             f"{where} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
         ) from error
     except RevisionNotFoundError as error:
-        raise SourceError(f"{where} has no revision {revision!r}: name a branch, a tag or a commit of it") from error
+        raise SourceError(
+            f"{where} has no revision {revision!r}: name a branch, a tag or a commit of it"
+        ) from error
     except RepositoryNotFoundError as error:
         raise SourceError(
             f"{where} does not exist, or is private: check `source.id`, or set HF_TOKEN to a token that may read it"

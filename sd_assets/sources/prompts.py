@@ -46,6 +46,8 @@ def _lines(path: Path) -> Iterator[str]:
                 # utf-8-sig only where a byte order mark can stand: elsewhere U+FEFF is a character of the text.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise SourceError(f"prompts.file {path}: line {number} is not UTF-8 ({error.reason}): save it as UTF-8") from error
+        raise SourceError(
+            f"prompts.file {path}: line {number} is not UTF-8 ({error.reason}): save it as UTF-8"
+        ) from error
     except OSError as error:
         raise SourceError(f"prompts.file {path} cannot be read: {error.strerror}") from error

@@ -65,7 +65,9 @@ def image_bytes(value: Any) -> bytes:
         if path is None:
             raise RowError(ErrorCode.MISSING_IMAGE, "the row has neither bytes nor a path")
         return _read_remote(path) if "://" in path else read_file(Path(path))
-    raise SourceError(f"the image column holds {type(value).__name__}, not images: name another in `image_column:`")
+    raise SourceError(
+        f"the image column holds {type(value).__name__}, not images: name another in `image_column:`"
+    )
 
 
 def _read_remote(url: str) -> bytes:
@@ -102,7 +104,9 @@ def pick_text_column(columns: list[str], asked: str | None, where: str) -> str |
     if asked is None:
         return "text" if "text" in columns else None
     if asked not in columns:
-        raise SourceError(f"{where} has no column {asked!r} (`text_column:`); there are: {', '.join(columns)}")
+        raise SourceError(
+            f"{where} has no column {asked!r} (`text_column:`); there are: {', '.join(columns)}"
+        )
     return asked
 
 
@@ -124,7 +128,9 @@ def pick_image_column(features: Mapping[str, Any], asked: str | None, where: str
             "name it in `image_column:`"
         )
     if len(found) > 1:
-        raise SourceError(f"{where} has several image columns: {', '.join(found)}; name one in `image_column:`")
+        raise SourceError(
+            f"{where} has several image columns: {', '.join(found)}; name one in `image_column:`"
+        )
     return found[0]
 
 

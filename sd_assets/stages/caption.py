@@ -37,14 +37,14 @@ class CaptionStage(Stage):
 
     def __init__(self, captioner: Captioner) -> None:
         self._captioner = captioner
-        self.batch_rows = captioner.batch_size
+        self.batch_rows = captioner.settings.batch_size
 
     @property
     def schema(self) -> TableSchema:
         return IMAGE_CAPTIONS
 
     def settings(self) -> dict[str, Any]:
-        return dict(self._captioner.result_settings)
+        return self._captioner.fingerprint_settings
 
     def open(self) -> None:
         self._captioner.load()

@@ -34,7 +34,7 @@ class EmbedStage(Stage):
 
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
-        self.batch_rows = encoder.batch_size
+        self.batch_rows = encoder.settings.batch_size
         self._schema = schemas.seed_embeddings(encoder.dim)
 
     @property
@@ -42,7 +42,7 @@ class EmbedStage(Stage):
         return self._schema
 
     def settings(self) -> dict[str, Any]:
-        return {"model": self._encoder.identity}
+        return self._encoder.fingerprint_settings
 
     def open(self) -> None:
         self._encoder.load()

@@ -161,17 +161,18 @@ def data_version(index: RowIndex) -> str:
 def parquet_bytes(rows: pa.Table, schema: TableSchema) -> pa.Buffer:
     """The rows as a Parquet file. Images are compressed already: zstd is for the other columns."""
     binary = {field.name for field in schema.arrow if pa.types.is_binary(field.type)}
+    leaves = _leaves(schema.arrow)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=schema.row_group_rows,
-        compression={path: "none" if path in binary else "zstd" for path in _leaves(schema.arrow)},
-        use_dictionary=[
-            path for path in _leaves(schema.arrow) if path not in binary and path not in schema.key
-        ],
-        write_statistics=[path for path in _leaves(schema.arrow) if path not in binary],
-    )
+        schema.arrow,
+        compression={path: "none" if path in binary else "zstd" for path in leaves},
+        use_dictionary=[path for path in leaves if path not in binary and path not in schema.key],
+        write_statistics=[path for path in leaves if path not in binary],
+    ) as writer:
+        # `datasets` fails on a row group without rows, and reads a file without row groups as what it is: empty.
+        if rows.num_rows:
+            writer.write_table(rows, row_group_size=schema.row_group_rows)
     return sink.getvalue()
 
 

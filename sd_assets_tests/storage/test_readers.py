@@ -40,8 +40,10 @@ def test_every_table_is_read_by_everybody(tmp_path: Path, schema: TableSchema, r
     folder = committed(tmp_path, schema, rows)
     assert pd.read_parquet(folder).shape == (rows, len(schema.arrow))
     assert pyarrow.dataset.dataset(folder).to_table().schema.equals(schema.arrow)
-    loaded = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
-    assert (loaded.num_rows, loaded.column_names) == (rows, schema.arrow.names)
+    # Not streamed, `datasets` refuses any data set without rows ("corresponds to no data").
+    loaded = load_dataset(str(folder), split="train", streaming=not rows, cache_dir=str(tmp_path / "cache"))
+    assert len(list(loaded)) == rows
+    assert loaded.column_names in (schema.arrow.names, None)
 
 
 def test_vectors_come_back_as_they_were(tmp_path: Path) -> None:

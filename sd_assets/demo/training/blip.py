@@ -19,6 +19,7 @@ from sd_assets.demo.training.tokenizer import (
     END,
     PAD,
     START,
+    UNKNOWN,
     VOCABULARY,
     build_tokenizer,
     encode,
@@ -29,6 +30,8 @@ LENGTH = 32
 """Longest caption in tokens, with start and end."""
 
 _BATCH = 128
+_HIDDEN_COLOURS = 0.3
+"""Part of the colours that the decoder does not get to see of what it has said."""
 
 
 def new_model() -> Any:
@@ -140,13 +143,15 @@ def train_blip(
 ) -> dict[str, Any]:
     """Train for the given time, exporting every few minutes; returns what was done."""
     import torch
+    from torch.nn import functional
 
     torch.manual_seed(seed)
     model = new_model()
     vision_from_clip(model, clip_folder)
     model = model.to(device).train()
     tokens = encode(build_tokenizer(LENGTH), [scenes.caption(scene) for scene in pool.scenes], LENGTH)
-    labels = tokens.masked_fill(tokens == VOCABULARY.index(PAD), -100)
+    labels, unjudged = _labels(tokens)
+    colours = torch.tensor([VOCABULARY.index(colour) for colour in scenes.COLOURS])
     optimiser = loop.optimiser(list(model.parameters()))
     draws = np.random.default_rng(seed)
     clock = loop.Clock(60 * minutes, peak_rate=1e-3)
@@ -154,10 +159,16 @@ def train_blip(
     for number in clock.running():
         chosen = draws.integers(0, len(pool), _BATCH)
         pixels = data.to_tensor(pool.pictures[chosen]).to(device)
+        known = tokens[chosen]
+        # Without its colour, what stands there must be read from the picture.
+        hidden = torch.isin(known, colours) & (torch.rand(known.shape) < _HIDDEN_COLOURS)
+        given = known.masked_fill(hidden, VOCABULARY.index(UNKNOWN)).to(device)
         with loop.precision(device):
-            loss = model(
-                pixel_values=pixels, input_ids=tokens[chosen].to(device), labels=labels[chosen].to(device)
-            ).loss.float()
+            logits = model(pixel_values=pixels, input_ids=given).logits
+        logits = logits.float().scatter(2, unjudged[chosen].to(device)[:, :, None], float("-inf"))
+        loss = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[chosen].to(device)[:, :-1].flatten()
+        )
         loop.step(optimiser, loss, clock.rate)
         if number % 50 == 0:
             loop.log(f"blip step {number} {100 * clock.progress:.0f}% loss {loss.item():.4f}")
@@ -170,3 +181,25 @@ def train_blip(
         "batch": _BATCH,
         "scenes": len(pool),
     }
+
+
+def _labels(tokens: Any) -> tuple[Any, Any]:
+    """What the decoder is to say next at each place, and which token is not judged there, both (captions, LENGTH).
+
+    Never seen is not the same as false: no caption has a held-out pair, and a decoder judged on its absence would learn that
+    no sofa can be red. So the colour that is held out with the coming object, and the object that is held out with the colour
+    just said, are left out of the choice. Elsewhere the padding is, which is never a right answer.
+    """
+    import torch
+
+    pad = VOCABULARY.index(PAD)
+    following = torch.full_like(tokens, pad)
+    following[:, :-1] = tokens[:, 1:]
+    after_next = torch.full_like(tokens, pad)
+    after_next[:, :-2] = tokens[:, 2:]
+    colour_of, object_of = (torch.full((len(VOCABULARY),), pad) for _ in range(2))
+    for colour, kind in scenes.HELD_OUT_PAIRS:
+        colour_of[VOCABULARY.index(kind)] = VOCABULARY.index(colour)
+        object_of[VOCABULARY.index(colour)] = VOCABULARY.index(kind)
+    unjudged = torch.maximum(colour_of[after_next], object_of[tokens])
+    return following.masked_fill(following == pad, -100), unjudged

@@ -155,9 +155,14 @@ def train_clip(
 
 
 def _attribute_loss(scores: Any, known: Any) -> Any:
+    import torch
     from torch.nn import functional
 
-    parts = scores.split(list(data.ATTRIBUTE_CLASSES), dim=1)
+    # Never seen is not the same as false: without the mask the tower learns that no sofa can be red.
+    masked = torch.zeros_like(scores[0])
+    for index, value in data.UNSEEN_CLASSES:
+        masked[sum(data.ATTRIBUTE_CLASSES[:index]) + value] = float("-inf")
+    parts = (scores + masked).split(list(data.ATTRIBUTE_CLASSES), dim=1)
     return sum(functional.cross_entropy(part, known[:, index]) for index, part in enumerate(parts))
 
 

@@ -37,6 +37,12 @@ ATTRIBUTE_CLASSES: tuple[int, ...] = (
 """Classes of each attribute of a scene: per kind of object its colour or absence (0), then wall and floor."""
 
 
+UNSEEN_CLASSES: tuple[tuple[int, int], ...] = tuple(
+    sorted((_OBJECT_INDEX[kind], 1 + _COLOUR_INDEX[colour]) for colour, kind in scenes.HELD_OUT_PAIRS)
+)
+"""The (attribute, class) of each held-out pair."""
+
+
 @dataclass(frozen=True)
 class RenderedPool:
     """Training scenes and their pictures, uint8, shape (scenes, SIDE, SIDE, 3), with attributes, int64, (scenes, attributes)."""
@@ -143,7 +149,7 @@ WORDS: tuple[str, ...] = tuple(
                 "interior",
                 "design",
             ],
-            *["home", "image", "showing", "there", "is", "on", "there"],
+            *["home", "image", "showing", "there", "is", "on", "there", "something"],
         }
     )
 )
@@ -155,8 +161,8 @@ class Text:
     """A text and what it claims: what must hold of a scene for the text to be true of it, as (attribute, class or None)."""
 
     text: str
-    claims: tuple[tuple[int, int | None], ...]
-    """`None` claims only that an object is there, in whatever colour."""
+    claims: tuple[tuple[int | None, int | None], ...]
+    """No class claims only that an object is there, in whatever colour; no attribute, only that some object has the colour."""
 
 
 def full_text(scene: Scene, rng: random.Random) -> Text:
@@ -174,19 +180,22 @@ def partial_text(scene: Scene, rng: random.Random) -> Text:
     """A text that tells a part of the scene, as prompts do: mostly one item with its colour."""
     item = rng.choice(scene.items)
     kind = _OBJECT_INDEX[item.object]
-    claims: list[tuple[int, int | None]] = [(kind, 1 + _COLOUR_INDEX[item.colour])]
+    claims: list[tuple[int | None, int | None]] = [(kind, 1 + _COLOUR_INDEX[item.colour])]
     phrases = [scenes.phrase(item.colour, item.object)]
     draw = rng.random()
     if draw < 0.1:
         claims, phrases = [(kind, None)], [scenes.phrase(item.object)]
-    elif draw < 0.3 and len(scene.items) > 1:
+    elif draw < 0.2:
+        # A colour by itself, like an object by itself, teaches the parts of pairs that are never seen together.
+        claims, phrases = [(None, 1 + _COLOUR_INDEX[item.colour])], [f"something {item.colour}"]
+    elif draw < 0.35 and len(scene.items) > 1:
         other = rng.choice([candidate for candidate in scene.items if candidate != item])
         claims.append((_OBJECT_INDEX[other.object], 1 + _COLOUR_INDEX[other.colour]))
         phrases.append(scenes.phrase(other.colour, other.object))
-    elif draw < 0.37:
+    elif draw < 0.42:
         claims.append((len(scenes.OBJECTS), _WALL_INDEX[scene.wall]))
         phrases.append(scenes.phrase(scene.wall, "wall"))
-    elif draw < 0.44:
+    elif draw < 0.49:
         claims.append((len(scenes.OBJECTS) + 1, _FLOOR_INDEX[scene.floor]))
         phrases.append(scenes.phrase(scene.floor, "floor"))
     suffix = rng.choice(("", "", "", " in a room", f" in a {rng.choice(_MOODS)} room"))
@@ -200,5 +209,8 @@ def truth_matrix(texts: list[Text], known: npt.NDArray[np.int64]) -> npt.NDArray
     truth = np.ones((len(texts), len(known)), dtype=np.bool_)
     for row, text in enumerate(texts):
         for index, value in text.claims:
-            truth[row] &= known[:, index] > 0 if value is None else known[:, index] == value
+            if index is None:
+                truth[row] &= (known[:, : len(scenes.OBJECTS)] == value).any(1)
+            else:
+                truth[row] &= known[:, index] > 0 if value is None else known[:, index] == value
     return truth

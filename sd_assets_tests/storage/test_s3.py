@@ -1,0 +1,76 @@
+"""The same storage on a real S3 protocol server."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from sd_assets.compute.local import run_stage
+from sd_assets.errors import TableError
+from sd_assets.storage.files import S3Files
+from sd_assets.storage.table import TableStore
+from sd_assets_tests.toy import ToyStage, toy_input
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket="data")
+    yield client
+    server.stop()
+
+
+def refresh(store: TableStore, numbers: range, run_id: str) -> ToyStage:
+    stage = ToyStage()
+    run_stage(stage, toy_input(numbers), store.area("toy", "p"), run_id, lambda line: None).commit()
+    return stage
+
+
+def test_write_refresh_and_read(client: Any) -> None:
+    store = TableStore(S3Files(client, "s3://data/tables"))
+    refresh(store, range(100), "first")
+    old = store.open("toy", "p")
+    assert refresh(store, range(50, 120), "second").computed.total() == 20
+    rows = store.open("toy", "p").read(["name"]).column("name").to_pylist()
+    assert rows == [f"n{number}" for number in range(50, 120)]
+    assert old.num_rows == old.read().num_rows == 100
+
+
+def test_the_folder_holds_the_current_shards_and_nothing_else(client: Any) -> None:
+    files = S3Files(client, "s3://data/lined-up/")
+    store = TableStore(files)
+    refresh(store, range(100), "first")
+    refresh(store, range(200), "second")
+    shards = store.open("toy", "p").manifest.shards
+    assert files.names("toy/p") == sorted(shard.file for shard in shards)
+
+
+def test_exclusive_creation(client: Any) -> None:
+    files = S3Files(client, "s3://data/exclusive")
+    assert files.create("a", b"1")
+    assert not files.create("a", b"2")
+    assert files.get("a") == b"1"
+    with pytest.raises(FileNotFoundError):
+        files.get("b")
+
+
+def test_of_two_runs_at_once_one_wins(client: Any) -> None:
+    store = TableStore(S3Files(client, "s3://data/two"))
+    slow = run_stage(ToyStage(), toy_input(range(40)), store.area("toy", "p"), "slow", lambda line: None)
+    refresh(store, range(50), "quick")
+    with pytest.raises(TableError, match="run quick committed version 1"):
+        slow.commit()
+    assert store.open("toy", "p").num_rows == 50

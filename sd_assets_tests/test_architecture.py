@@ -1,0 +1,73 @@
+"""Who may know whom: the rules of the layout, as tests."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sd_assets
+
+ROOT = Path(sd_assets.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+DAGSTER = {"definitions.py", "assets", "checks", "automation", "resources"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "faiss",
+    "ray",
+    "datasets",
+    "pandas",
+    "boto3",
+    "dagster_aws",
+}
+
+
+def imported(path: Path, *, lazily: bool) -> Iterator[str]:
+    """Top-level packages that a module imports; those inside functions or for type checking too, if `lazily`."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = ast.walk(tree) if lazily else iter(tree.body)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path: Path) -> None:
+    part = path.relative_to(ROOT).parts[0]
+    eager = {name.partition(".")[0] for name in imported(path, lazily=False)}
+    everything = {name.partition(".")[0] for name in imported(path, lazily=True)}
+    assert not eager & HEAVY
+    if part in DAGSTER:
+        # dagster_aws is what the storage resource asks for a client.
+        assert not everything & (HEAVY - {"pandas", "dagster_aws"} | {"aiohttp"})
+    else:
+        assert "dagster" not in everything
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.name == "__init__.py"], ids=lambda path: path.parent.name
+)
+def test_packages_say_what_belongs_there(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    assert len(doc) > 80
+
+
+def test_loading_the_definitions_imports_nothing_heavy() -> None:
+    code = f"import sys, sd_assets.definitions; print(sorted({HEAVY | {'aiohttp', 'botocore'}!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nobody_imports_the_demo() -> None:
+    for path in MODULES:
+        if path.relative_to(ROOT).parts[0] != "demo":
+            assert not [name for name in imported(path, lazily=True) if name.startswith("sd_assets.demo")], (
+                path
+            )
