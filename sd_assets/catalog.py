@@ -230,18 +230,15 @@ def parse_allowed_address(text: str) -> tuple[str, int | None]:
     Raises:
         ValueError: the text is no address or network.
     """
-    match = re.fullmatch(
-        r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?P<cidr6>/\d+)?(?::(?P<port6>\d+))?|(?P<v4>[\d./]+)(?::(?P<port4>\d+))?",
-        text,
-    )
-    bare = text if match is None else (match["v6"] + (match["cidr6"] or "") if match["v6"] else match["v4"])
+    match = re.fullmatch(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[\d./]+))(?::(?P<port>\d+))?", text)
+    bare = (match["v6"] or match["v4"]) if match else text
     try:
         network = str(ipaddress.ip_network(bare, strict=False))
     except ValueError as error:
         raise ValueError(
             f"{text!r} is no address or network: write 127.0.0.1, 10.0.0.0/8, 127.0.0.1:8000 or [::1]:8000"
         ) from error
-    port = match and (match["port6"] or match["port4"])
+    port = match and match["port"]
     return network, int(port) if port else None
 
 

@@ -11,12 +11,13 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import aiohttp.abc
-import aiohttp.http_exceptions
+from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
 from yarl import URL
 
 from sd_assets.catalog import DownloadSettings
@@ -51,6 +52,7 @@ _OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 # Directives with a value; what else stands before a colon is the name of an agent.
 _VALUED_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _LONGEST_RETRY_AFTER_S = 366 * 86_400.0
+_PIECE = 65_536  # bytes that compressed data unfolds to at a time
 _MAX_HEADER_LINE = 32_768  # bytes; real sites send policies of more than aiohttp's 8 KiB
 
 
@@ -178,16 +180,25 @@ async def fetch(
     Raises:
         FetchError: with any of the download codes, or EMPTY.
     """
-    statuses: list[int] = []  # of the answers so far, which a passed deadline would forget
+    progress = _Progress()
     try:
         async with asyncio.timeout(settings.timeout_s):
-            return await _follow(session, url, settings, policy, statuses)
+            return await _follow(session, url, settings, policy, progress)
     except TimeoutError as error:
-        raise FetchError(
-            ErrorCode.TIMEOUT,
-            f"not done within {settings.timeout_s:g} s",
-            status=statuses[-1] if statuses else None,
-        ) from error
+        # aiohttp tells the connection, but not whoever waits for the body, that chunks in its middle are malformed.
+        broken = progress.protocol.exception() if progress.protocol else None
+        if isinstance(broken, HttpProcessingError):
+            raise FetchError(ErrorCode.INVALID_RESPONSE, _line(broken), status=progress.status) from error
+        detail = f"not done within {settings.timeout_s:g} s"
+        raise FetchError(ErrorCode.TIMEOUT, detail, status=progress.status) from error
+
+
+@dataclass
+class _Progress:
+    """How far an attempt came, which a passed deadline would forget."""
+
+    status: int | None = None  # of the last answer
+    protocol: Any = None  # of its connection
 
 
 async def _follow(
@@ -195,23 +206,25 @@ async def _follow(
     text: str,
     settings: DownloadSettings,
     policy: AddressPolicy,
-    statuses: list[int],
+    progress: _Progress,
 ) -> Answer:
     url = checked_url(text, policy)
     seen = {url}
     while True:
-        response = await _request(session, url, statuses[-1] if statuses else None)
+        progress.protocol = None
+        response = await _request(session, url, progress.status)
         async with response:
-            statuses.append(response.status)
+            progress.status = response.status
+            progress.protocol = response.connection and response.connection.protocol
             if response.status not in _REDIRECTS:
                 return await _answer(response, settings)
             url = _redirect(url, response, policy)
         if url in seen:
-            raise FetchError(ErrorCode.TOO_MANY_REDIRECTS, f"in a loop, at {url}", status=statuses[-1])
-        if len(statuses) > settings.max_redirects:
-            raise FetchError(
-                ErrorCode.TOO_MANY_REDIRECTS, f"more than {settings.max_redirects}", status=statuses[-1]
-            )
+            detail = f"in a loop, at {url}"
+            raise FetchError(ErrorCode.TOO_MANY_REDIRECTS, detail, status=progress.status)
+        if len(seen) > settings.max_redirects:
+            detail = f"more than {settings.max_redirects}"
+            raise FetchError(ErrorCode.TOO_MANY_REDIRECTS, detail, status=progress.status)
         seen.add(url)
 
 
@@ -259,7 +272,9 @@ def _redirect(url: URL, response: aiohttp.ClientResponse, policy: AddressPolicy)
     try:
         target = url.join(URL(location))
     except ValueError as error:
-        raise FetchError(ErrorCode.INVALID_REDIRECT, f"to {location[:200]!r}: {error}", status=status) from error
+        raise FetchError(
+            ErrorCode.INVALID_REDIRECT, f"to {location[:200]!r}: {error}", status=status
+        ) from error
     try:
         return checked_url(str(target), policy)
     except FetchError as error:
@@ -360,25 +375,65 @@ def opted_out(values: Iterable[str], user_agent: str) -> str | None:
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The decoded body, never more than `max_bytes` of it in memory and a chunk."""
+    """The decoded body; no more than `max_bytes` and a chunk of it are ever held."""
     status = response.status
-
-    def too_large(size: str) -> FetchError:
-        return FetchError(ErrorCode.TOO_LARGE, f"{size}, over the limit of {max_bytes} bytes", status=status)
-
-    if response.content_length is not None and response.content_length > max_bytes:
-        raise too_large(f"{response.content_length} bytes announced")
-    inflate = _inflater(response)
+    announced = response.content_length
+    if announced is not None and announced > max_bytes:
+        raise _too_large(f"{announced} bytes announced", max_bytes, status)
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        detail = f"Content-Encoding {coding!r}, though none was asked for"
+        raise FetchError(ErrorCode.INVALID_RESPONSE, detail, status=status)
+    inflater = _Inflater() if coding not in ("", "identity") else None
     body = bytearray()
     try:
         async for chunk in response.content.iter_any():
-            for piece in inflate(chunk) if inflate else (chunk,):
+            for piece in inflater.pieces(chunk) if inflater else (chunk,):
                 body += piece
                 if len(body) > max_bytes:
-                    raise too_large(f"{len(body)} bytes and more")
+                    raise _too_large(f"{len(body)} bytes and more", max_bytes, status)
     except zlib.error as error:
-        raise FetchError(ErrorCode.INVALID_RESPONSE, f"broken content coding: {error}", status=status) from error
-    except aiohttp.ClientError as error:
+        raise FetchError(ErrorCode.INVALID_RESPONSE, f"broken {coding}: {error}", status=status) from error
+    except (aiohttp.ClientError, HttpProcessingError) as error:
         code = ErrorCode.INVALID_RESPONSE if _broken_framing(error) else ErrorCode.INCOMPLETE
         raise FetchError(code, f"after {len(body)} bytes: {_line(error)}", status=status) from error
+    if inflater and not inflater.complete:
+        raise FetchError(ErrorCode.INCOMPLETE, f"the {coding} stream ends early", status=status)
     return bytes(body)
+
+
+class _Inflater:
+    """Takes gzip or deflate off a stream, in bounded pieces, however much a chunk unfolds to."""
+
+    def __init__(self) -> None:
+        self._decoder: Any = None
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        if self._decoder is None and chunk:
+            # "deflate" comes with zlib's header or, from some servers, without: its first byte tells.
+            headed = chunk[0] == 0x1F or chunk[0] & 0x0F == 8
+            self._decoder = zlib.decompressobj(32 + zlib.MAX_WBITS if headed else -zlib.MAX_WBITS)
+        while chunk:
+            yield self._decoder.decompress(chunk, _PIECE)
+            chunk = self._decoder.unconsumed_tail
+
+    @property
+    def complete(self) -> bool:
+        return self._decoder is None or bool(self._decoder.eof)
+
+
+def _too_large(size: str, max_bytes: int, status: int) -> FetchError:
+    return FetchError(ErrorCode.TOO_LARGE, f"{size}, over the limit of {max_bytes} bytes", status=status)
+
+
+def _broken_framing(error: BaseException) -> bool:
+    """Whether a body's chunks were malformed, rather than fewer than promised."""
+    cause = error if isinstance(error, HttpProcessingError) else error.__cause__
+    if not isinstance(cause, HttpProcessingError) or isinstance(cause, ContentLengthError):
+        return False
+    return "Not enough data" not in cause.message
+
+
+def _line(error: BaseException) -> str:
+    """An exception as one line for a person."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

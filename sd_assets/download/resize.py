@@ -35,10 +35,14 @@ def judge_size(width: int, height: int, settings: DownloadSettings) -> None:
         raise RowError(ErrorCode.TOO_SMALL, f"{size}, a side is under {settings.min_image_size}")
     ratio = max(width, height) / min(width, height)
     if settings.max_aspect_ratio is not None and ratio > settings.max_aspect_ratio:
-        raise RowError(ErrorCode.ASPECT_RATIO, f"{size} is {ratio:.2f} to 1, over {settings.max_aspect_ratio:g}")
+        raise RowError(
+            ErrorCode.ASPECT_RATIO, f"{size} is {ratio:.2f} to 1, over {settings.max_aspect_ratio:g}"
+        )
 
 
-def scaled_size(width: int, height: int, size: int, mode: ResizeMode, only_if_bigger: bool) -> tuple[int, int] | None:
+def scaled_size(
+    width: int, height: int, size: int, mode: ResizeMode, only_if_bigger: bool
+) -> tuple[int, int] | None:
     """Width and height in pixels before cropping or bordering; None if the image is to be left alone.
 
     Sides are rounded half to even, as img2dataset's are. A side never falls to 0 (img2dataset fails such an image).

@@ -33,7 +33,7 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
     stream = _stream(source, name, commit, where)
     features: dict[str, Any] = dict(stream.features or dict.fromkeys(_first_columns(stream, where)))
     image = pick_image_column(features, source.image_column, where)
-    text = pick_text_column(list(features), source.text_column, where)
+    text = pick_text_column([name for name in features if name != image], source.text_column, where)
     # Only these columns are fetched, and images stay the bytes they are.
     stream = stream.select_columns([image] if text is None else [image, text])
     if is_image(features[image]):
@@ -54,7 +54,7 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
         raise SourceError(f"{where}, row {count}: {error}") from error
     except Exception as error:
         raise SourceError(
-            f"{where} could not be read past row {count}: {reason(error)}. Run it again: finished rows are kept"
+            f"{where} could not be read past row {count}: {reason(error)}. If the network or the Hub failed, run it again"
         ) from error
 
 

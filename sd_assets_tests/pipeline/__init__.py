@@ -1,0 +1,1 @@
+"""The whole pipeline through Dagster, on a small embedded world."""

@@ -1,0 +1,82 @@
+"""text_image_pairs from the tables before it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd_assets import schemas
+from sd_assets.errors import TableError
+from sd_assets.schemas import TableSchema
+from sd_assets.stages.pairs import pair_batches
+from sd_assets.stages.stage import InputCounts
+from sd_assets.storage.table import Table
+from sd_assets_tests.tables import table_of
+
+SEEDS = [
+    {"image_id": "a", "image": b"A", "width": 1, "height": 2, "text": "own"},
+    {"image_id": "b", "image": b"B"},
+    {"image_id": "broken", "error": "corrupt_image"},
+    {"image_id": "speechless", "image": b"S"},
+]
+URLS = [
+    {
+        "url_id": f"{n}",
+        "url": f"http://h/{n}",
+        "alt_text": f"alt {n}",
+        "similarity": 0.5,
+        "licence": "CC0",
+        "hits": hits,
+    }
+    for n, hits in enumerate(
+        [[{"query_id": "q2"}, {"query_id": "q1"}], [], [{"query_id": "q1"}], [{"query_id": "q1"}]]
+    )
+]
+DOWNLOADS = [
+    {"url_id": "0", "url": "http://h/0", "image_id": "c", "image": b"C", "width": 3, "height": 4},
+    {"url_id": "1", "url": "http://h/1", "error": "not_found"},
+    {"url_id": "2", "url": "http://h/2", "image_id": "a", "image": b"resized A"},
+    {"url_id": "3", "url": "http://h/3", "image_id": "c", "image": b"C"},
+]
+CAPTIONS = [
+    {"image_id": "a", "variant": "default", "caption": "own", "origin": "seed"},
+    {"image_id": "b", "variant": "long", "caption": "a long b", "origin": "seed"},
+    {"image_id": "b", "variant": "short", "caption": "b", "origin": "seed"},
+    {"image_id": "c", "variant": "default", "caption": "a c", "origin": "retrieved"},
+    {"image_id": "speechless", "variant": "default", "error": "empty_caption"},
+]
+
+
+def tables(base: Path, **changed: list[dict[str, Any]]) -> list[Table]:
+    given: list[tuple[TableSchema, list[dict[str, Any]]]] = [
+        (schemas.SEED_IMAGES, SEEDS),
+        (schemas.RETRIEVED_IMAGE_URLS, URLS),
+        (schemas.DOWNLOADED_IMAGES, DOWNLOADS),
+        (schemas.IMAGE_CAPTIONS, CAPTIONS),
+    ]
+    return [table_of(base, schema, changed.get(schema.name, rows)) for schema, rows in given]
+
+
+def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None:
+    counts = InputCounts()
+    pairs = {
+        row["image_id"]: row for batch in pair_batches(*tables(tmp_path), counts) for row in batch.to_pylist()
+    }
+    assert list(pairs) == ["a", "b", "c"]
+    assert pairs["b"]["captions"] == ["a long b", "b"]
+    assert (pairs["a"]["origin"], pairs["a"]["image"], pairs["a"]["text"], pairs["a"]["url"]) == (
+        "seed",
+        b"A",
+        "own",
+        None,
+    )
+    c = pairs["c"]
+    assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/0", "alt 0", "CC0")
+    assert (c["similarity"], c["query_ids"], c["captions"]) == (0.5, ["q1", "q2"], ["a c"])
+    # Eight images came in: two failed, one has no caption; one seed was retrieved too, one image has two URLs.
+    assert (len(pairs), counts) == (3, InputCounts(duplicates=2, skipped=3))
+
+
+def test_tables_of_different_runs_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="materialize downloaded_images again"):
+        list(pair_batches(*tables(tmp_path, retrieved_image_urls=URLS[:2]), InputCounts()))
