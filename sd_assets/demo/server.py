@@ -220,11 +220,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        with WorldServer(options.folder) as server:
+        with contextlib.suppress(KeyboardInterrupt), WorldServer(options.folder) as server:
             print(f"{server.world.base_url} serves {options.folder}", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                while server.idle_s < options.idle:
-                    time.sleep(min(0.5, options.idle))
+            while server.idle_s < options.idle:
+                time.sleep(min(0.5, options.idle))
     except SdAssetsError as error:
         sys.exit(str(error))
 

@@ -74,7 +74,7 @@ class FetchError(RowError):
         retry_after: float | None = None,
         again: bool | None = None,
     ) -> None:
-        super().__init__(code, detail)
+        super().__init__(code, " ".join(detail.split())[:300])  # aiohttp's messages have several lines
         self.status = status
         self.retry_after = retry_after
         self.again = code in TRANSIENT if again is None else again
@@ -186,9 +186,10 @@ async def fetch(
             return await _follow(session, url, settings, policy, progress)
     except TimeoutError as error:
         # aiohttp tells the connection, but not whoever waits for the body, that chunks in its middle are malformed.
-        broken = progress.protocol.exception() if progress.protocol else None
-        if isinstance(broken, HttpProcessingError):
-            raise FetchError(ErrorCode.INVALID_RESPONSE, _line(broken), status=progress.status) from error
+        if isinstance(progress.broken, HttpProcessingError):
+            raise FetchError(
+                ErrorCode.INVALID_RESPONSE, _line(progress.broken), status=progress.status
+            ) from error
         detail = f"not done within {settings.timeout_s:g} s"
         raise FetchError(ErrorCode.TIMEOUT, detail, status=progress.status) from error
 
@@ -198,7 +199,7 @@ class _Progress:
     """How far an attempt came, which a passed deadline would forget."""
 
     status: int | None = None  # of the last answer
-    protocol: Any = None  # of its connection
+    broken: BaseException | None = None  # what ended its connection
 
 
 async def _follow(
@@ -211,13 +212,16 @@ async def _follow(
     url = checked_url(text, policy)
     seen = {url}
     while True:
-        progress.protocol = None
         response = await _request(session, url, progress.status)
         async with response:
             progress.status = response.status
-            progress.protocol = response.connection and response.connection.protocol
             if response.status not in _REDIRECTS:
-                return await _answer(response, settings)
+                connection = response.connection  # None if the whole answer has come
+                try:
+                    return await _answer(response, settings)
+                finally:
+                    if connection is not None and connection.protocol is not None:
+                        progress.broken = connection.protocol.exception()
             url = _redirect(url, response, policy)
         if url in seen:
             detail = f"in a loop, at {url}"
@@ -270,7 +274,10 @@ def _redirect(url: URL, response: aiohttp.ClientResponse, policy: AddressPolicy)
     if not location:
         raise FetchError(ErrorCode.INVALID_REDIRECT, f"status {status} without a Location", status=status)
     try:
-        target = url.join(URL(location))
+        named = URL(location)
+        if named.scheme in ("http", "https") and not named.raw_host:
+            raise ValueError("it has no host")
+        target = url.join(named)
     except ValueError as error:
         raise FetchError(
             ErrorCode.INVALID_REDIRECT, f"to {location[:200]!r}: {error}", status=status
@@ -435,5 +442,5 @@ def _broken_framing(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """An exception as one line for a person."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """An exception in words; some have none."""
+    return str(error) or type(error).__name__

@@ -157,7 +157,7 @@ def hub_commit(model: str, revision: str | None, files: Sequence[str], where: st
         ModelError: no such model or revision, gated, private, or neither reachable nor in the cache.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         # Much quicker to fail than a download, which tries for half a minute.

@@ -72,7 +72,7 @@ def image_bytes(value: Any) -> bytes:
 
 def _read_remote(url: str) -> bytes:
     """Streamed rows of a Hub dataset that is a folder of images carry an `hf://` address instead of bytes."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     try:
         with fsspec.open(url, "rb") as file:

@@ -1,9 +1,7 @@
 """Tiny models, made once per session."""
 
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from PIL import Image
 
 from sd_assets_tests.models import tiny
+from sd_assets_tests.models.refusing_hub import refusing_hub
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,32 +42,10 @@ def pictures() -> list[Image.Image]:
 
 @pytest.fixture
 def hub_saying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], None]]:
-    """A Hub on the loopback that answers everything with one status and one of its error codes."""
-    answer = (404, "RepoNotFound")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
-            self.send_response(answer[0])
-            self.send_header("X-Error-Code", answer[1])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-
-    def say(status: int, code: str) -> None:
-        nonlocal answer
-        answer = (status, code)
-
-    yield say
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    """A Hub that refuses everything with the status and the error code it is given."""
+    with refusing_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        yield hub.say
 
 
 @pytest.fixture

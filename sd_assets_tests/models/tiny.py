@@ -10,9 +10,28 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-WORDS = (
-    "a an the red blue green photo picture of sofa chair table lamp dog cat on in under room kitchen".split()
-)
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "red",
+    "blue",
+    "green",
+    "photo",
+    "picture",
+    "of",
+    "sofa",
+    "chair",
+    "table",
+    "lamp",
+    "dog",
+    "cat",
+    "on",
+    "in",
+    "under",
+    "room",
+    "kitchen",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]"]
 SIDE = 32  # px
 

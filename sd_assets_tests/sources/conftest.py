@@ -1,15 +1,15 @@
 """Photographs and what else lies in a user's folder."""
 
 import io
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import skimage.data
 import sklearn.datasets
 from PIL import Image
+
+from sd_assets_tests.models.refusing_hub import refusing_hub
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -43,25 +43,8 @@ def photographs() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def refusing_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A Hub on the loopback that answers 404 with the error code in the list."""
-    codes = ["RepoNotFound"]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
-            self.send_response(404)
-            self.send_header("X-Error-Code", codes[0])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield codes
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub_saying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], None]]:
+    """A Hub that refuses everything with the status and the error code it is given."""
+    with refusing_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        yield hub.say

@@ -17,7 +17,7 @@ from sd_assets.errors import CatalogError, ErrorCode, RowError, SourceError
 from sd_assets.images import decode_rgb, inspect
 from sd_assets.sources import folder as folder_module
 from sd_assets.sources.images import read_images
-from sd_assets.sources.rows import SourceRow
+from sd_assets.sources.rows import SourceRow, read_file
 from sd_assets_tests.sources.conftest import picture
 
 
@@ -231,8 +231,12 @@ def test_in_pieces_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_streamed_one_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, *(f"{number}.jpg" for number in range(20)))
     opened: list[str] = []
-    real = folder_module.read_file
-    monkeypatch.setattr(folder_module, "read_file", lambda path: opened.append(path.name) or real(path))
+
+    def watched(path: Path) -> bytes:
+        opened.append(path.name)
+        return read_file(path)
+
+    monkeypatch.setattr(folder_module, "read_file", watched)
     rows = read_images(FolderSource(kind="folder", path=str(tmp_path)))
     next(rows)
     next(rows)

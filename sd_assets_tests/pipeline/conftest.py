@@ -1,0 +1,66 @@
+"""A small embedded world and its web server, and runs of the pipeline in processes of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sd_assets.catalog import ClipSettings
+from sd_assets.demo.server import WorldServer
+from sd_assets.demo.world import World, WorldSpec, build_world
+from sd_assets.models.clip import ClipEncoder
+
+PROJECT = Path(__file__).parents[2]
+CLIP = PROJECT / "sd_assets" / "demo" / "models" / "clip"
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("demo") / "world"
+    encoder = ClipEncoder(ClipSettings(model=f"local-dir:{CLIP}"))
+    spec = WorldSpec(seeds=16, images=360, faults_per_kind=1)
+    world = build_world(folder, 7, encoder, progress=lambda line: None, spec=spec)
+    with WorldServer(folder):
+        yield world
+
+
+@pytest.fixture(scope="session")
+def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts `build_partition` in a process of its own, on a persistent instance with the project's dagster.yaml."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(PROJECT / "dagster.yaml", home)
+
+    def started(partition: str, data: Path, **environment: str) -> "subprocess.Popen[str]":
+        code = (
+            "import sys; from sd_assets.automation.launch import build_partition; "
+            f"sys.exit(not build_partition({partition!r}))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            env={
+                **os.environ,
+                "DAGSTER_HOME": str(home),
+                "SD_ASSETS_DATA": str(data),
+                "SD_ASSETS_DEMO": str(world.folder),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return started
+
+
+def finished(process: "subprocess.Popen[str]") -> str:
+    """The output of a run that must succeed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
