@@ -39,7 +39,9 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(filters=unfinished):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
         if host == socket.gethostname() and not _alive(int(pid)):
-            instance.report_run_failed(run, message="Its process was killed; what it had finished is taken over.")
+            instance.report_run_failed(
+                run, message="Its process was killed; what it had finished is taken over."
+            )
             storage: Any = instance.event_log_storage
             if storage.supports_global_concurrency_limits:
                 storage.free_concurrency_slots_for_run(run.run_id)

@@ -16,7 +16,8 @@ import aiohttp
 from sd_assets import images
 from sd_assets.catalog import DownloadSettings
 from sd_assets.download.addresses import AddressPolicy
-from sd_assets.download.fetch import TRANSIENT, Answer, FetchError, fetch, open_session
+from sd_assets.download.codes import TRANSIENT
+from sd_assets.download.fetch import Answer, FetchError, fetch, open_session
 from sd_assets.download.resize import judge_size, resize
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.schemas import image_id

@@ -22,6 +22,7 @@ from yarl import URL
 
 from sd_assets.catalog import DownloadSettings
 from sd_assets.download.addresses import AddressPolicy, literal_address
+from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode, RowError
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -36,17 +37,6 @@ _STATUS_CODES = {
     451: ErrorCode.ACCESS_DENIED,
     429: ErrorCode.RATE_LIMITED,
 }
-# Codes that the next attempt, or another day, may not see again.
-TRANSIENT = frozenset(
-    {
-        ErrorCode.TIMEOUT,
-        ErrorCode.CONNECTION_FAILED,
-        ErrorCode.DNS_ERROR,
-        ErrorCode.SERVER_ERROR,
-        ErrorCode.RATE_LIMITED,
-        ErrorCode.INCOMPLETE,
-    }
-)
 # `none` is short for `noindex, nofollow`.
 _OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 # Directives with a value; what else stands before a colon is the name of an agent.

@@ -1,6 +1,6 @@
 """Running a stage: conservation, order, reuse, resumption."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ def store(tmp_path: Path) -> TableStore:
 
 
 def run(
-    store: TableStore, stage: ToyStage, numbers: list[int], run_id: str = "run", **options: list[int]
+    store: TableStore, stage: ToyStage, numbers: list[int], run_id: str = "run", failed: Sequence[int] = ()
 ) -> Staged:
     staged = run_stage(
-        stage, toy_input(numbers, **options), store.area("toy", "p"), run_id, lambda line: None
+        stage, toy_input(numbers, failed=failed), store.area("toy", "p"), run_id, lambda line: None
     )
     staged.commit()
     return staged

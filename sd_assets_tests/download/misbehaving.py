@@ -55,16 +55,13 @@ class Server:
         paths: path -> behaviour; may be changed while it runs.
         requests: path -> how often it was asked for.
         headers: path -> the headers of the last request for it.
-        busiest: the most requests it had open at once.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.paths: dict[str, Behaviour] = {}
         self.requests: collections.Counter[str] = collections.Counter()
         self.headers: dict[str, dict[str, str]] = {}
-        self.busiest = 0
         self.port = 0
-        self._open = 0
         self._context = context
         self._host = host
         self._loop = asyncio.new_event_loop()
@@ -98,8 +95,6 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        self.busiest = max(self.busiest, self._open)
         try:
             first = await reader.readexactly(1)
             if first == b"\x16":  # TLS, to a server that speaks none
@@ -113,5 +108,4 @@ class Server:
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client went away, as it should
         finally:
-            self._open -= 1
             writer.close()

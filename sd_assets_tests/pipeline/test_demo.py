@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 
 from sd_assets import catalog
-from sd_assets.compute import local
 from sd_assets.definitions import ASSETS, build_dataset, build_definitions
 from sd_assets.demo.evaluate import evaluate
 from sd_assets.demo.world import World
 from sd_assets.resources.storage import StorageResource
+from sd_assets.stages.stage import Stage
 from sd_assets.storage.table import Table
 
 NAMES = [asset.key.path[0] for asset in ASSETS]
@@ -135,7 +135,7 @@ def test_a_second_run_does_nothing_again(
     def forbidden(*_: Any) -> None:
         raise AssertionError("a stage was opened")
 
-    for stage in local.Stage.__subclasses__():
+    for stage in Stage.__subclasses__():
         monkeypatch.setattr(stage, "open", forbidden)
     pipeline.run(built[0])
     assert pipeline.versions(built[0]) == before

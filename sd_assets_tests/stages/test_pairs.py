@@ -13,7 +13,7 @@ from sd_assets.stages.stage import InputCounts
 from sd_assets.storage.table import Table
 from sd_assets_tests.tables import table_of
 
-SEEDS = [
+SEEDS: list[dict[str, Any]] = [
     {"image_id": "a", "image": b"A", "width": 1, "height": 2, "text": "own"},
     {"image_id": "b", "image": b"B"},
     {"image_id": "broken", "error": "corrupt_image"},
@@ -32,7 +32,7 @@ URLS = [
         [[{"query_id": "q2"}, {"query_id": "q1"}], [], [{"query_id": "q1"}], [{"query_id": "q1"}]]
     )
 ]
-DOWNLOADS = [
+DOWNLOADS: list[dict[str, Any]] = [
     {"url_id": "0", "url": "http://h/0", "image_id": "c", "image": b"C", "width": 3, "height": 4},
     {"url_id": "1", "url": "http://h/1", "error": "not_found"},
     {"url_id": "2", "url": "http://h/2", "image_id": "a", "image": b"resized A"},
@@ -47,14 +47,16 @@ CAPTIONS = [
 ]
 
 
-def tables(base: Path, **changed: list[dict[str, Any]]) -> list[Table]:
-    given: list[tuple[TableSchema, list[dict[str, Any]]]] = [
-        (schemas.SEED_IMAGES, SEEDS),
-        (schemas.RETRIEVED_IMAGE_URLS, URLS),
-        (schemas.DOWNLOADED_IMAGES, DOWNLOADS),
-        (schemas.IMAGE_CAPTIONS, CAPTIONS),
-    ]
-    return [table_of(base, schema, changed.get(schema.name, rows)) for schema, rows in given]
+def tables(base: Path, **changed: list[dict[str, Any]]) -> tuple[Table, Table, Table, Table]:
+    def table(schema: TableSchema, rows: list[dict[str, Any]]) -> Table:
+        return table_of(base, schema, changed.get(schema.name, rows))
+
+    return (
+        table(schemas.SEED_IMAGES, SEEDS),
+        table(schemas.RETRIEVED_IMAGE_URLS, URLS),
+        table(schemas.DOWNLOADED_IMAGES, DOWNLOADS),
+        table(schemas.IMAGE_CAPTIONS, CAPTIONS),
+    )
 
 
 def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_kill_at_every_file_operation(tmp_path: Path) -> None:
         operation += 1
         base = tmp_path / f"{operation}"
         refresh(base, OLD, "first")
-        if not killed_at(operation, base, lambda base=base: refresh(base, NEW, "second")):
+        if not killed_at(operation, base, partial(refresh, base, NEW, "second")):
             break
         found = content(base)
         assert found in (expected(OLD), expected(NEW)), f"killed at operation {operation}"
@@ -103,7 +104,7 @@ def test_work_that_was_recorded_is_not_computed_again(tmp_path: Path) -> None:
     left = []
     for operation in range(1, 10_000, 4):
         base = tmp_path / f"{operation}"
-        if not killed_at(operation, base, lambda base=base: refresh(base, NEW, "first")):
+        if not killed_at(operation, base, partial(refresh, base, NEW, "first")):
             break
         left.append(refresh(base, NEW, "next").computed.total())
     assert left == sorted(left, reverse=True)

@@ -1,6 +1,7 @@
 """A committed partition is plain Parquet: pandas, `datasets` and pyarrow read the folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -29,7 +30,7 @@ EVERY = [
 
 def committed(base: Path, schema: TableSchema, rows: int) -> Path:
     area = TableStore(LocalFiles(base)).area(schema.name, "p")
-    keys = [{name: f"{name}{row}" for name in schema.key} for row in range(rows)]
+    keys: list[dict[str, Any]] = [{name: f"{name}{row}" for name in schema.key} for row in range(rows)]
     write_rows(schema, [rows_of(schema, keys)], area, "run").commit()
     return base / schema.name / "p"
 
