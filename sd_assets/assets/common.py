@@ -33,6 +33,4 @@ def seed_asset(
         kinds={"parquet", *kinds},
         pool=pool,
         owners=["team:sd_assets"],
-        # A worker that ran out of memory or lost its node is worth another try: it takes over what was computed.
-        retry_policy=dg.RetryPolicy(max_retries=1, delay=5),
     )

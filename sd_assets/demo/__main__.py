@@ -49,7 +49,7 @@ def main() -> int:
     try:
         world = ready_world(options.seed)
         with WorldServer(world.folder):
-            return run(world) if options.command == "run" else dev()
+            return run(world) if options.command == "run" else dev(options.port)
     except SdAssetsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -94,10 +94,12 @@ def run(world: World) -> int:
     return 0
 
 
-def dev() -> int:
+def dev(port: int) -> int:
     """Run `dg dev` until it ends or is interrupted; returns its exit status."""
     executable = Path(sys.executable).parent / "dg"
-    process = subprocess.Popen([str(executable), "dev"], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [str(executable), "dev", "--host", "127.0.0.1", "--port", str(port)], cwd=Path(__file__).parents[2]
+    )
     # Both get the interrupt of the terminal: let it wind down its own children first.
     signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))

@@ -50,7 +50,10 @@ def test_every_table_is_read_by_everybody(tmp_path: Path, schema: TableSchema, r
 def test_vectors_come_back_as_they_were(tmp_path: Path) -> None:
     schema = schemas.seed_embeddings(3)
     area = TableStore(LocalFiles(tmp_path)).area(schema.name, "p")
-    rows = [{"query_id": "a", "embedding": [0.1, 0.2, 0.3]}, {"query_id": "b", "error": "empty"}]
+    rows: list[dict[str, Any]] = [
+        {"query_id": "a", "embedding": [0.1, 0.2, 0.3]},
+        {"query_id": "b", "error": "empty"},
+    ]
     write_rows(schema, [rows_of(schema, rows)], area, "run").commit()
     column = TableStore(LocalFiles(tmp_path)).open(schema.name, "p").read(["embedding"]).column("embedding")
     assert column.to_pylist() == [pytest.approx([0.1, 0.2, 0.3]), None]
