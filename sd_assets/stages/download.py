@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sd_assets.catalog import DownloadSettings
+from sd_assets.download.codes import TRANSIENT
 from sd_assets.schemas import DOWNLOADED_IMAGES, TableSchema
 from sd_assets.stages.stage import Stage, rows_of
 from sd_assets.storage.staging import Judge
@@ -70,8 +71,6 @@ class DownloadStage(Stage):
             self._downloader.close()
 
     def _may_reuse(self, rows: pa.RecordBatch) -> list[bool]:
-        from sd_assets.download.downloader import TRANSIENT
-
         limit = datetime.now(UTC) - timedelta(hours=self._settings.retry_failed_after_h)
         errors, times = rows.column("error").to_pylist(), rows.column("fetched_at").to_pylist()
         return [error not in TRANSIENT or at > limit for error, at in zip(errors, times, strict=True)]

@@ -44,12 +44,12 @@ def row_digests(rows: pa.RecordBatch, columns: Sequence[str], *, salt: bytes = b
     return digests
 
 
-def combined(parts: Iterable[bytes], *, salt: bytes = b"") -> str:
-    """One digest (32 hex digits) of many of equal length, in their order."""
-    digest = hashlib.blake2b(salt, digest_size=DIGEST_BYTES)
+def joined(parts: Iterable[bytes]) -> bytes:
+    """One 16-byte digest of parts in their order; how they were cut does not count, so let them be of fixed length."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         digest.update(part)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def _encoded(column: pa.Array) -> Sequence[bytes | memoryview | None]:

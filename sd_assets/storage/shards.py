@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
-from sd_assets.storage.digests import DIGEST_BYTES, combined, row_digests
+from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 
-MAX_SHARD_BYTES = 128 * 1024 * 1024
+MAX_SHARD_BYTES = 64 * 1024 * 1024
+MAX_ROW_GROUP_BYTES = 4 * 1024 * 1024
 
 # One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
 # size in bytes (about) and its error code, empty if it is ok.
@@ -120,10 +121,13 @@ def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.Record
 def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | None = None) -> RowIndex:
     """The index of n rows; without work keys a row's work key is the digest of all it holds."""
     index = np.empty(rows.num_rows, dtype=ROW)
-    whole = row_digests(rows, schema.arrow.names)
+    content = row_digests(rows, schema.content)
+    # On top of the content's digest, so that images are hashed once.
+    bookkeeping = [name for name in schema.arrow.names if name in schema.bookkeeping]
+    whole = [joined(pair) for pair in zip(content, row_digests(rows, bookkeeping), strict=True)]
     columns = {
         "key": row_digests(rows, schema.key),
-        "content": row_digests(rows, schema.content),
+        "content": content,
         "whole": whole,
         "work": work if work is not None else whole,
     }
@@ -148,14 +152,14 @@ def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
 
 def shard_name(index: RowIndex, schema: TableSchema) -> str:
     """The name of the shard that holds exactly these rows in this order."""
-    return combined([index["whole"].tobytes()], salt=schema.arrow.to_string().encode())
+    return joined([schema.arrow.to_string().encode(), index["whole"].tobytes()]).hex()
 
 
 def data_version(index: RowIndex) -> str:
     """Digest of the content columns of all rows in the order of their keys' digests, whatever the shards."""
     words = [index[name].copy().view(">u8").reshape(-1, 2) for name in ("content", "key")]
     order = np.lexsort([half for pair in words for half in (pair[:, 1], pair[:, 0])])
-    return combined([index["content"][order].tobytes()])
+    return joined([index["content"][order].tobytes()]).hex()
 
 
 def parquet_bytes(rows: pa.Table, schema: TableSchema) -> pa.Buffer:
@@ -172,7 +176,10 @@ def parquet_bytes(rows: pa.Table, schema: TableSchema) -> pa.Buffer:
     ) as writer:
         # `datasets` fails on a row group without rows, and reads a file without row groups as what it is: empty.
         if rows.num_rows:
-            writer.write_table(rows, row_group_size=schema.row_group_rows)
+            mean = rows.nbytes // rows.num_rows + 1
+            writer.write_table(
+                rows, row_group_size=max(1, min(schema.row_group_rows, MAX_ROW_GROUP_BYTES // mean))
+            )
     return sink.getvalue()
 
 
