@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sd_assets.demo.train", description=__doc__)
     parser.add_argument("what", nargs="?", choices=("clip", "blip", "all", "evaluate"), default="all")
     parser.add_argument(
-        "--minutes", type=float, default=25.0, help="training time of each model (default: %(default)s)"
+        "--minutes", type=float, default=20.0, help="training time of each model (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=MODELS, help="folder of the folders clip and blip")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
-        "--scenes", type=int, default=100_000, help="training scenes to render (default: %(default)s)"
+        "--scenes", type=int, default=80_000, help="training scenes to render (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the training data (default: %(default)s)"
