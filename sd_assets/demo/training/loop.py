@@ -99,5 +99,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write(beside)
+    for file in beside.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
