@@ -1,5 +1,6 @@
 """Running a partition from a script, in this process, on the instance that `DAGSTER_HOME` names."""
 
+import logging
 import os
 import socket
 from typing import Any
@@ -20,14 +21,33 @@ def build_partition(partition: str) -> bool:
     """
     with dg.DagsterInstance.get() as instance:
         end_dead_runs(instance)
-        result = defs.resolve_job_def(build_dataset.name).execute_in_process(
-            run_config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
+        job = defs.resolve_job_def(build_dataset.name).with_logger_defs({"console": progress})
+        result = job.execute_in_process(
+            run_config={"loggers": {"console": {}}},
             instance=instance,
             partition_key=partition,
             tags={PROCESS_TAG: _process()},
             raise_on_error=False,
         )
         return result.success
+
+
+@dg.logger
+def progress(_: dg.InitLoggerContext) -> logging.Logger:
+    """What stages say, a short line each, and errors whole: for a person at a terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Short())
+    logger = logging.Logger("sd_assets.progress", logging.INFO)
+    logger.addHandler(handler)
+    return logger
+
+
+class _Short(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = getattr(record, "dagster_meta", {})
+        if record.levelno > logging.INFO or not said.get("orig_message"):
+            return super().format(record)
+        return f"{self.formatTime(record, '%H:%M:%S')}  {said['orig_message']}"
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:

@@ -16,7 +16,7 @@ from sd_assets.demo.server import WorldServer
 from sd_assets.demo.world import World, build_world
 from sd_assets.errors import SdAssetsError
 from sd_assets.models.clip import ClipEncoder
-from sd_assets.resources.storage import StorageResource, default_base
+from sd_assets.resources.storage import DATA_VARIABLE, StorageResource, default_base
 
 PARTITION = "demo_rooms"
 WORLD_VARIABLE = "SD_ASSETS_DEMO"
@@ -67,6 +67,10 @@ def run(world: World) -> int:
     """Materialize `demo_rooms` through Dagster, judge it, print the table and the JSON line."""
     from sd_assets.automation.launch import build_partition
 
+    if default_base().startswith("s3://"):
+        raise SdAssetsError(
+            f"the demo judges Parquet on a disk, and {DATA_VARIABLE} is {default_base()}: unset it"
+        )
     started = time.monotonic()
     if not build_partition(PARTITION):
         print(

@@ -64,7 +64,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         area = self._area(context)
         staged = obj if isinstance(obj, Staged) else self._staged(context, obj, area)
         manifest = staged.commit()
-        context.log.info(f"{area.folder}: version {manifest.version}, {manifest.data_version}")
+        ok, failed, reused = (staged.report[f"rows_{what}"] for what in ("ok", "failed", "reused"))
+        context.log.info(f"{area.folder}: {ok} ok, {failed} failed, {reused} reused; version {manifest.version}")
         context.add_output_metadata({"version": manifest.version, "dagster/uri": area.uri})
 
     def load_input(self, context: dg.InputContext) -> Any:

@@ -38,7 +38,8 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         # Every version has a shard; an empty table has one without rows.
-        return pq.read_schema(self._area.open_shard(self.manifest.shards[0]))
+        with self._area.open_shard(self.manifest.shards[0]) as file:
+            return pq.read_schema(file)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in order, a row group at a time; only some columns if named."""

@@ -36,13 +36,15 @@ def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
     home = tmp_path_factory.mktemp("home")
     shutil.copy(PROJECT / "dagster.yaml", home)
 
-    def started(partition: str, data: Path, **environment: str) -> "subprocess.Popen[str]":
+    def started(
+        partition: str, data: Path, command: list[str] | None = None, **environment: str
+    ) -> "subprocess.Popen[str]":
         code = (
             "import sys; from sd_assets.automation.launch import build_partition; "
             f"sys.exit(not build_partition({partition!r}))"
         )
         return subprocess.Popen(
-            [sys.executable, "-c", code],
+            command or [sys.executable, "-c", code],
             cwd=PROJECT,
             env={
                 **os.environ,

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,31 @@ def test_killed_runs_end_in_the_same_tables_as_an_undisturbed_one(start: Start, 
         process.communicate()
     finished(start("demo_rooms", tmp_path / "killed"))
     assert data_versions(tmp_path / "killed", "demo_rooms") == data_versions(tmp_path / "clean", "demo_rooms")
+
+
+WITHOUT_NETWORK = """
+import fcntl, socket, struct, sys
+from pathlib import Path
+from sd_assets.automation.launch import build_partition
+from sd_assets.demo.server import WorldServer
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:  # bring the loopback interface up
+    fcntl.ioctl(control, 0x8914, struct.pack("16sh14s", b"lo", 0x1 | 0x40, b""))
+with WorldServer(Path(sys.argv[1])):
+    sys.exit(not build_partition("demo_prompts"))
+"""
+
+
+def test_a_run_needs_nothing_but_loopback(start: Start, world: World, tmp_path: Path) -> None:
+    isolated = ["unshare", "--map-root-user", "--net"]
+    try:
+        subprocess.run([*isolated, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    finished(
+        start("demo_prompts", tmp_path, [*isolated, sys.executable, "-c", WITHOUT_NETWORK, str(world.folder)])
+    )
+    assert TableStore(LocalFiles(tmp_path)).open("text_image_pairs", "demo_prompts").num_rows > 50
 
 
 def photographs(folder: Path) -> set[str]:
