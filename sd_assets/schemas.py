@@ -34,6 +34,11 @@ class TableSchema:
     shard_rows: int = 16_384
     row_group_rows: int = 4_096
 
+    def digest(self) -> bytes:
+        """16 bytes that change with the columns, their types, the key and what is bookkeeping."""
+        parts = [self.name, repr(self.key), self.arrow.to_string(), repr(sorted(self.bookkeeping))]
+        return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
+
     @property
     def content(self) -> tuple[str, ...]:
         """The columns that count in the data version."""

@@ -5,11 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
 from sd_assets.storage.area import Area
@@ -28,9 +28,15 @@ Out = TypeVar("Out")
 
 
 class _Work(NamedTuple):
+    """Rows to compute, with the digests of their keys and their work keys."""
+
     rows: pa.RecordBatch
-    keys: list[bytes]  # work keys
+    keys: list[bytes]
+    works: list[bytes]
     prepared: Any = None
+
+    def cut(self, start: int, stop: int) -> "_Work":
+        return _Work(self.rows.slice(start, stop - start), self.keys[start:stop], self.works[start:stop])
 
 
 def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: str, log: Log) -> Staged:
@@ -53,34 +59,31 @@ def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: 
     computed = 0
     logged = started
     try:
-        try:
+        with ExitStack() as stack:
+            # Closed in the opposite order: the stage last, when nothing is under way in it any more.
+            stack.callback(lambda: stage.close() if reader.opened else None)
             ready = map_ahead(
                 lambda work: work._replace(prepared=stage.prepare(work.rows)), reader.missing(), _PREPARERS
             )
+            stack.enter_context(closing(ready))
             results = map_ahead(
                 lambda work: (work, stage.process(work.rows, work.prepared)), ready, stage.threads
             )
+            stack.enter_context(closing(results))
             for work, result in results:
-                if len(result) != len(work.keys):
-                    raise TableError(
-                        f"{area.folder}: the stage answered {len(result)} rows to {len(work.keys)}"
-                    )
-                staging.add(result, work.keys)
+                staging.add(result, work.keys, work.works)
                 computed += len(result)
                 if time.monotonic() - logged > LOG_SECONDS:
                     logged = time.monotonic()
                     log(
                         f"{area.folder}: {computed} rows computed, {computed / (logged - started):.1f} rows/s"
                     )
-        finally:
-            if reader.opened:
-                stage.close()
         facts = {
             "rows_computed": computed,
             "rows_per_s": round(computed / (time.monotonic() - started), 2) if computed else None,
             **(stage.facts() if reader.opened else {}),
         }
-        staged = staging.finish(rows_skipped=reader.skipped, facts=facts)
+        staged = staging.finish(reader.rows, rows_skipped=reader.skipped, facts=facts)
     except BaseException:
         staging.abandon()
         raise
@@ -106,11 +109,14 @@ def write_rows(
     """
     started = time.monotonic()
     staging = Staging(area, schema, run_id)
+    counts = counts or InputCounts()
+    placed = 0
     try:
         for batch in rows:
             staging.add_and_place(batch)
-        counts = counts or InputCounts()
-        staged = staging.finish(rows_duplicate=counts.duplicates, rows_skipped=counts.skipped)
+            placed += len(batch)
+        rows_in = counts.rows or placed
+        staged = staging.finish(rows_in, rows_duplicate=counts.duplicates, rows_skipped=counts.skipped)
     except BaseException:
         staging.abandon()
         raise
@@ -123,52 +129,68 @@ class _Reader:
 
     def __init__(self, stage: Stage, rows: Iterable[pa.RecordBatch], staging: Staging) -> None:
         self._stage = stage
-        self._rows = rows
+        self._input = rows
         self._staging = staging
+        self.rows = 0
         self.skipped = 0
         self.opened = False
 
     def missing(self) -> Iterator[_Work]:
         """What is to be computed, `batch_rows` at a time."""
         held: list[_Work] = []
-        count = 0
-        for batch in self._rows:
+        room = self._stage.batch_rows
+        for batch in self._input:
             work = self._new_rows(batch)
             if work.keys and not self.opened:
                 # Here and not earlier: a refresh of what has not changed loads no model.
                 self._stage.open()
                 self.opened = True
             while work.keys:
-                room = self._stage.batch_rows - count
-                held.append(_Work(work.rows.slice(0, room), work.keys[:room]))
-                count += len(held[-1].keys)
-                work = _Work(work.rows.slice(room), work.keys[room:])
-                if count == self._stage.batch_rows:
+                held.append(work.cut(0, room))
+                work = work.cut(room, len(work.keys))
+                room -= len(held[-1].keys)
+                if not room:
                     yield _joined(held)
-                    held, count = [], 0
+                    held, room = [], self._stage.batch_rows
         if held:
             yield _joined(held)
 
     def _new_rows(self, batch: pa.RecordBatch) -> _Work:
         schema = self._stage.schema
+        self.rows += len(batch)
         if "error" in batch.schema.names:
             good = batch.filter(batch.column("error").is_null())
             self.skipped += len(batch) - len(good)
             batch = good
         keys = row_digests(batch, schema.key)
         nulls = null_keys(batch, schema)
-        works = row_digests(batch, (*schema.key, *self._stage.reads), salt=self._stage.fingerprint())
+        works = self._work_keys(batch, nulls)
         new = [
             row
             for row, (key, null, work) in enumerate(zip(keys, nulls, works, strict=True))
             if self._staging.place(None if null else key, work) is Place.NEW
         ]
-        return _Work(batch.take(pa.array(new, pa.int64())), [works[row] for row in new])
+        return _Work(
+            batch.take(pa.array(new, pa.int64())), [keys[row] for row in new], [works[row] for row in new]
+        )
+
+    def _work_keys(self, batch: pa.RecordBatch, nulls: list[bool]) -> list[bytes]:
+        salt = self._stage.fingerprint()
+        works = row_digests(batch, (*self._stage.schema.key, *self._stage.reads), salt=salt)
+        if not any(nulls):
+            return works
+        # Rows without a key are told apart by all that the input says of them.
+        whole = row_digests(batch, batch.schema.names, salt=salt)
+        return [
+            all_of_it if null else work for null, all_of_it, work in zip(nulls, whole, works, strict=True)
+        ]
 
 
 def _joined(held: list[_Work]) -> _Work:
     rows = pa.Table.from_batches([work.rows for work in held]).combine_chunks().to_batches()[0]
-    return _Work(rows, [key for work in held for key in work.keys])
+    return _Work(
+        rows, [key for work in held for key in work.keys], [key for work in held for key in work.works]
+    )
 
 
 def map_ahead(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Generator[Out, None, None]:

@@ -65,7 +65,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         staged = obj if isinstance(obj, Staged) else self._staged(context, obj, area)
         manifest = staged.commit()
         ok, failed, reused = (staged.report[f"rows_{what}"] for what in ("ok", "failed", "reused"))
-        context.log.info(f"{area.folder}: {ok} ok, {failed} failed, {reused} reused; version {manifest.version}")
+        context.log.info(
+            f"{area.folder}: {ok} ok, {failed} failed, {reused} reused; version {manifest.version}"
+        )
         context.add_output_metadata({"version": manifest.version, "dagster/uri": area.uri})
 
     def load_input(self, context: dg.InputContext) -> Any:

@@ -29,7 +29,10 @@ _IMAGE_ROWS = pa.schema(
 
 
 class CaptionStage(Stage):
-    """Captions images that have no text; an image that came with one keeps it, and no model sees it."""
+    """Captions images that have no text; an image that came with one keeps it, and no model sees it.
+
+    The captioner loads itself for the first image that needs it: where all have texts, never.
+    """
 
     version = "1"
     # The image too: image_id is of the bytes as they came, and the model sees them resized.
@@ -45,9 +48,6 @@ class CaptionStage(Stage):
 
     def settings(self) -> dict[str, Any]:
         return self._captioner.fingerprint_settings
-
-    def open(self) -> None:
-        self._captioner.load()
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -39,6 +39,7 @@ def pair_batches(
         for batch in rows:
             kept = []
             for row in batch:
+                counts.rows += 1
                 identity = row["image_id"]
                 if row.pop("error") is not None or identity not in captions:
                     counts.skipped += 1

@@ -36,7 +36,11 @@ class RetrieveStage(Stage):
         return RETRIEVAL_HITS
 
     def settings(self) -> dict[str, Any]:
-        return {"index": self._index.identity, **self._settings.model_dump(exclude={"index"})}
+        return {
+            "index": self._index.identity,
+            **self._settings.model_dump(exclude={"index"}),
+            "name": self._settings.index,
+        }
 
     def open(self) -> None:
         self._index.open()

@@ -66,14 +66,15 @@ class Stage(ABC):
 
     def fingerprint(self) -> bytes:
         """16 bytes that change with everything but the rows that results depend on."""
-        parts = [self.schema.name, self.version, self.reads, dict(self.settings())]
+        parts = [self.schema.digest().hex(), self.version, self.reads, dict(self.settings())]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass
 class InputCounts:
-    """What a reduction did not make a row of: rows_in = rows + duplicates + skipped. It counts while it streams."""
+    """What a reduction read, and what of it became no row; it counts while it streams."""
 
+    rows: int = 0
     duplicates: int = 0
     skipped: int = 0
 

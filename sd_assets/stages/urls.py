@@ -22,6 +22,7 @@ def url_batches(retrieval_hits: Table, counts: InputCounts) -> Iterator[pa.Recor
 
     """
     hits = sum(len(batch.column("hits").flatten()) for batch in retrieval_hits.batches(["hits"]))
+    counts.rows = hits
     passes = hits // HITS_AT_ONCE + 1
     for number in range(passes):
         grouped: dict[str, list[dict[str, Any]]] = {}

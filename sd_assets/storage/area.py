@@ -1,10 +1,11 @@
 """The folders of one partition of one table: shards, manifests, commit, work in progress, sweep.
 
-`<base>/<asset>/<partition>/` holds the shards of the current version and nothing else. Everything else lives under
+`<base>/<asset>/<partition>/` holds the shards of the current version and nothing else of ours; it is a projection (hard
+links on a disk, copies on S3) for other readers, and we never read it. All that counts lives under
 `<base>/_sd_assets/<asset>/<partition>/`:
 
     versions/000012.json    a manifest; its exclusive creation is the commit
-    shards/                 shards that are not (yet, or any more) of the current version
+    shards/                 every shard: of kept versions, of work in progress, and not yet swept
     index/                  the row index of each shard: which work each row is
     wip/<run>-<shard>.json  a shard of finished rows of a run that has not committed
     leases/<run>.json       says until when a run counts as alive
@@ -12,9 +13,12 @@
 """
 
 import json
+import logging
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +29,7 @@ from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.files import Files
 from sd_assets.storage.shards import (
+    SHARD_FILE,
     RowIndex,
     Shard,
     index_bytes,
@@ -37,6 +42,9 @@ from sd_assets.storage.shards import (
 FORMAT = 1
 LEASE_SECONDS = 600.0
 KEPT_VERSIONS = 3
+_MANIFEST_FILE = re.compile(r"(\d+)\.json")
+
+_log = logging.getLogger(__name__)
 
 
 class Lease:
@@ -46,21 +54,41 @@ class Lease:
         self._files = files
         self._path = path
         self._done = threading.Event()
+        self._renewed_at = 0.0
         self._thread = threading.Thread(target=self._renew, name="sd_assets-lease", daemon=True)
         self._put()
         self._thread.start()
 
+    def check(self) -> None:
+        """Raises TableError if the lease ran out (a paused machine, a store that could not be written): others may
+        have taken this run for dead, and swept what it wrote."""
+        if time.monotonic() - self._renewed_at > LEASE_SECONDS:
+            raise TableError(
+                f"the lease {self._path} could not be renewed in time: run again, it takes over what is left"
+            )
+
     def close(self) -> None:
+        """End the lease. May be called twice."""
         self._done.set()
         self._thread.join()
         self._files.delete(self._path)
 
     def _renew(self) -> None:
-        while not self._done.wait(LEASE_SECONDS / 4):
-            self._put()
+        wait = LEASE_SECONDS / 4
+        while not self._done.wait(wait):
+            try:
+                self._put()
+                wait = LEASE_SECONDS / 4
+            except (
+                Exception
+            ) as error:  # a store that fails now may work in a moment; `check` judges in the end
+                _log.warning("cannot renew the lease %s: %s", self._path, error)
+                wait = LEASE_SECONDS / 60
 
     def _put(self) -> None:
+        now = time.monotonic()
         self._files.put(self._path, json.dumps({"expires_at": time.time() + LEASE_SECONDS}).encode())
+        self._renewed_at = now
 
 
 @dataclass(frozen=True)
@@ -119,76 +147,121 @@ class Area:
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are kept, oldest first."""
-        return [int(name.removesuffix(".json")) for name in self.files.names(f"{self._hidden}/versions")]
+        found = map(_MANIFEST_FILE.fullmatch, self.files.names(f"{self._hidden}/versions"))
+        return sorted(int(match[1]) for match in found if match)
 
     def manifest(self, version: int) -> Manifest:
         """The manifest of a version. Raises TableError if it is not kept any more."""
         try:
-            return Manifest.from_json(self.files.get(f"{self._hidden}/versions/{version:06d}.json"))
+            return Manifest.from_json(self.files.get(self._manifest_path(version)))
         except FileNotFoundError:
             raise TableError(
                 f"{self.uri}: version {version} is not kept any more; kept: {self.versions()}"
             ) from None
 
+    def kept(self) -> list[Manifest]:
+        """The versions that are kept, oldest first."""
+        manifests = []
+        for version in self.versions():
+            with suppress(TableError):  # swept between the two looks
+                manifests.append(self.manifest(version))
+        return manifests
+
     def latest(self) -> Manifest | None:
         """The current version, with the folder brought in line with it; None before the first."""
-        versions = self.versions()
-        if not versions:
-            return None
-        manifest = self.manifest(versions[-1])
-        self._settle(manifest)
-        return manifest
+        newest = self._newest()
+        return self._settle(newest) if newest else None
 
     def commit(
         self,
         base: Manifest | None,
         shards: tuple[Shard, ...],
-        version: str,
+        data_version: str,
         run_id: str,
         report: dict[str, Any],
+        lease: Lease,
     ) -> Manifest:
         """Make the shards the current version, unless they are already.
 
         Raises:
-            TableError: another run committed since `base`. What this run computed stays, and the next takes it over.
+            TableError: another run committed since `base`, or took this one for dead. What this run computed and is
+                still there is taken over by the next.
         """
-        manifest = base
+        lease.check()
+        if self._newest() != (base.version if base else 0):
+            raise self._lost(run_id)
         if base is None or not base.same_rows(shards):
+            self._require(shards)
             number = base.version + 1 if base else 1
-            manifest = Manifest(number, version, run_id, datetime.now(UTC).isoformat(), shards, report)
-            if not self.files.create(f"{self._hidden}/versions/{number:06d}.json", manifest.as_json()):
+            manifest = Manifest(number, data_version, run_id, datetime.now(UTC).isoformat(), shards, report)
+            if not self.files.create(self._manifest_path(number), manifest.as_json()):
                 winner = self.manifest(number)
-                raise TableError(
-                    f"{self.uri}: run {winner.run_id} committed version {number} at {winner.created_at} while run "
-                    f"{run_id} was working on it. Nothing is lost: run again, and it takes over what was computed"
-                )
-        assert manifest is not None
-        self._settle(manifest)
+                # Ours, if the answer to a first attempt was lost on the way.
+                if (winner.run_id, winner.shards) != (run_id, shards):
+                    raise self._lost(run_id)
+            elif self._newest() != number:
+                # We were so late that the number had been used and swept already.
+                self.files.delete(self._manifest_path(number))
+                raise self._lost(run_id)
+        current = self.latest()
+        assert current is not None
         self.files.put(f"{self._hidden}/last_run.json", json.dumps({"run_id": run_id, **report}).encode())
-        return manifest
+        return current
 
     def last_run(self) -> dict[str, Any]:
         """The report of the last run that committed or found nothing to commit. Raises FileNotFoundError."""
         report: dict[str, Any] = json.loads(self.files.get(f"{self._hidden}/last_run.json"))
         return report
 
-    def _settle(self, manifest: Manifest) -> None:
-        """Bring the folder in line with the current version.
+    def _newest(self) -> int:
+        return max(self.versions(), default=0)
 
-        Shards come before shards go, so a reader never misses rows. A commit that was interrupted before this, or in
-        it, is rolled forward here by whoever opens the table next.
+    def _manifest_path(self, version: int) -> str:
+        return f"{self._hidden}/versions/{version:06d}.json"
+
+    def _lost(self, run_id: str) -> TableError:
+        winner = self.manifest(self._newest())
+        return TableError(
+            f"{self.uri}: run {winner.run_id} committed version {winner.version} at {winner.created_at} while run "
+            f"{run_id} was working on it. Nothing is lost: run again, and it takes over what was computed"
+        )
+
+    def _require(self, shards: tuple[Shard, ...]) -> None:
+        missing = {shard.file for shard in shards} - set(self.files.names(f"{self._hidden}/shards"))
+        if missing:
+            raise TableError(
+                f"{self.uri}: {len(missing)} shards are gone before they were committed: run again"
+            )
+
+    def _settle(self, version: int) -> Manifest:
+        """Bring the folder in line with the current version, and return that.
+
+        Shards come before shards go, so a reader of the folder never misses rows. A commit that was interrupted
+        before this, or in it, is rolled forward here by whoever opens the table next. Files that we did not write
+        stay.
         """
         while True:
+            manifest = self.manifest(version)
             wanted = {shard.file for shard in manifest.shards}
-            present = set(self.files.names(self.folder))
+            present = {name for name in self.files.names(self.folder) if SHARD_FILE.fullmatch(name)}
             for name in sorted(wanted - present):
-                self.files.move(f"{self._hidden}/shards/{name}", f"{self.folder}/{name}")
+                try:
+                    self.files.project(f"{self._hidden}/shards/{name}", f"{self.folder}/{name}")
+                except FileNotFoundError:
+                    if self._newest() == version:
+                        raise self._gone(name) from None
             for name in sorted(present - wanted):
-                self.files.move(f"{self.folder}/{name}", f"{self._hidden}/shards/{name}")
-            newest = self.versions()[-1]
-            if newest == manifest.version:
-                return
-            manifest = self.manifest(newest)
+                self.files.delete(f"{self.folder}/{name}")
+            newest = self._newest()
+            if newest == version:
+                return manifest
+            version = newest
+
+    def _gone(self, name: str) -> TableError:
+        return TableError(
+            f"{self.uri}: shard {name} is gone; if its version was swept, open the table again, otherwise files were "
+            f"deleted by hand: delete {self.files.uri}/{self._hidden} and materialize the partition again"
+        )
 
     # --- shards --------------------------------------------------------------------------------------------------
 
@@ -215,32 +288,26 @@ class Area:
         return parsed_index(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
 
     def open_shard(self, shard: Shard) -> pa.NativeFile:
-        """A shard of any version that is kept, wherever it lies at the moment."""
-        places = (f"{self.folder}/{shard.file}", f"{self._hidden}/shards/{shard.file}")
-        # A commit may move it from one place to the other between our two looks.
-        for place in (*places, *places):
-            try:
-                return self.files.open(place)
-            except FileNotFoundError:
-                continue
-        raise TableError(
-            f"{self.uri}: shard {shard.file} is gone; if its version was swept, open the table again, "
-            "otherwise files were deleted by hand: materialize the partition again"
-        )
+        """A shard of any version that is kept. Raises TableError if it is gone."""
+        try:
+            return self.files.open(f"{self._hidden}/shards/{shard.file}")
+        except FileNotFoundError:
+            raise self._gone(shard.file) from None
 
     # --- work in progress ----------------------------------------------------------------------------------------
 
     def record_wip(self, run_id: str, shard: Shard) -> None:
         """Make a shard of finished rows known to the next run, should this one not get to its commit."""
-        self.files.put(f"{self._hidden}/wip/{run_id}-{shard.name}.json", json.dumps(shard.as_json()).encode())
+        self.files.put(self._wip_path(run_id, shard), json.dumps(shard.as_json()).encode())
+
+    def _wip_path(self, run_id: str, shard: Shard) -> str:
+        return f"{self._hidden}/wip/{run_id}-{shard.name}.json"
 
     def wip(self) -> Iterator[Shard]:
         """What runs have finished and not committed, or not cleaned up."""
         for name in self.files.names(f"{self._hidden}/wip"):
-            try:
+            with suppress(FileNotFoundError):
                 yield Shard(**json.loads(self.files.get(f"{self._hidden}/wip/{name}")))
-            except FileNotFoundError:
-                continue
 
     def lease(self, run_id: str) -> "Lease":
         """Until this is closed, no sweep of another run deletes what `run_id` writes."""
@@ -262,28 +329,40 @@ class Area:
 
     # --- sweep ---------------------------------------------------------------------------------------------------
 
-    def sweep(self, run_id: str, keep: int = KEPT_VERSIONS) -> None:
-        """Delete the work in progress that a commit has made superfluous, and what no kept version needs.
+    def sweep(self, run_id: str, own: Collection[Shard], keep: int = KEPT_VERSIONS) -> None:
+        """Delete what a commit has made superfluous: work in progress, and what no kept version needs.
 
-        If another run holds a lease, everything is left to the sweep of a later run: its shards may not be in any
-        manifest yet.
+        If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
+        manifest yet. A run that starts while we look is spared because we touch only what is older than a lease, and
+        what we wrote ourselves.
+
+        Args:
+            run_id: of the run that has committed.
+            own: the shards that it wrote.
+            keep: so many versions.
         """
-        own = f"{run_id}-"
+        for shard in own:
+            self.files.delete(self._wip_path(run_id, shard))
+        wip = [name for name, age in self.files.ages(f"{self._hidden}/wip").items() if age > LEASE_SECONDS]
+        own_files = {shard.file for shard in own} | {f"{shard.index}.parquet" for shard in own}
+        candidates = [
+            (folder, name)
+            for folder in ("shards", "index")
+            for name, age in self.files.ages(f"{self._hidden}/{folder}").items()
+            if age > LEASE_SECONDS or name in own_files
+        ]
         if self._others_alive(run_id):
-            for name in self.files.names(f"{self._hidden}/wip"):
-                if name.startswith(own):
-                    self.files.delete(f"{self._hidden}/wip/{name}")
             return
-        for name in self.files.names(f"{self._hidden}/wip"):
+        for name in wip:
             self.files.delete(f"{self._hidden}/wip/{name}")
-        versions = self.versions()
-        for version in versions[:-keep]:
-            self.files.delete(f"{self._hidden}/versions/{version:06d}.json")
-        kept = [self.manifest(version) for version in versions[-keep:]]
-        needed = {shard.file for manifest in kept for shard in manifest.shards}
-        needed_indices = {f"{shard.index}.parquet" for manifest in kept for shard in manifest.shards}
-        for folder, wanted in (("shards", needed), ("index", needed_indices)):
-            for name in self.files.names(f"{self._hidden}/{folder}"):
-                if name not in wanted:
-                    self.files.delete(f"{self._hidden}/{folder}/{name}")
+        for version in self.versions()[:-keep]:
+            self.files.delete(self._manifest_path(version))
+        needed = {
+            name
+            for shard in (*(shard for manifest in self.kept() for shard in manifest.shards), *self.wip())
+            for name in (shard.file, f"{shard.index}.parquet")
+        }
+        for folder, name in candidates:
+            if name not in needed:
+                self.files.delete(f"{self._hidden}/{folder}/{name}")
         self.files.sweep_temporary(LEASE_SECONDS)

@@ -4,6 +4,7 @@ Each either happens whole or not at all, so a table that is killed between any t
 the new one. Paths are relative to the base, with `/`.
 """
 
+import errno
 import os
 import time
 import uuid
@@ -36,8 +37,11 @@ class Files(Protocol):
     def names(self, folder: str) -> list[str]:
         """The names of the files directly in a folder, sorted; none if there is no such folder."""
 
-    def move(self, source: str, target: str) -> None:
-        """Move a file over whatever is there. If another process moved it first, nothing is done."""
+    def ages(self, folder: str) -> dict[str, float]:
+        """The names of the files directly in a folder, and the seconds since each was written."""
+
+    def project(self, source: str, target: str) -> None:
+        """Let a file appear under a second name too, if nothing does yet. Raises FileNotFoundError."""
 
     def delete(self, path: str) -> None:
         """Delete a file; if there is none, nothing is done."""
@@ -82,19 +86,31 @@ class LocalFiles:
         except FileNotFoundError:
             return []
 
-    def move(self, source: str, target: str) -> None:
-        with suppress(FileNotFoundError):
-            (self._base / source).replace(self._parent_made(target))
+    def ages(self, folder: str) -> dict[str, float]:
+        ages = {}
+        for name in self.names(folder):
+            with suppress(FileNotFoundError):
+                ages[name] = time.time() - (self._base / folder / name).stat().st_mtime
+        return ages
+
+    def project(self, source: str, target: str) -> None:
+        with suppress(FileExistsError):
+            try:
+                # A second name costs no space.
+                os.link(self._base / source, self._parent_made(target))
+            except OSError as error:
+                # Some file systems know no links: EPERM, EMLINK, ENOTSUP.
+                if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                    raise
+                self.put(target, self.get(source))
 
     def delete(self, path: str) -> None:
         (self._base / path).unlink(missing_ok=True)
 
     def sweep_temporary(self, older_than_s: float) -> None:
-        limit = time.time() - older_than_s
-        for name in self.names(str(self._temporary.relative_to(self._base))):
-            with suppress(FileNotFoundError):
-                if (self._temporary / name).stat().st_mtime < limit:
-                    (self._temporary / name).unlink()
+        for name, age in self.ages(str(self._temporary.relative_to(self._base))).items():
+            if age > older_than_s:
+                (self._temporary / name).unlink(missing_ok=True)
 
     def _written(self, data: bytes | pa.Buffer) -> Path:
         """A new temporary file that holds `data` durably."""
@@ -137,14 +153,19 @@ class S3Files:
         self._client.put_object(**self._at(path), Body=bytes(data))
 
     def create(self, path: str, data: bytes | pa.Buffer) -> bool:
-        try:
-            self._client.put_object(**self._at(path), Body=bytes(data), IfNoneMatch="*")
-        except self._client.exceptions.ClientError as error:
-            # 412: the name is taken. 409: somebody else is writing it at this moment, and wins.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                return False
-            raise
-        return True
+        while True:
+            try:
+                self._client.put_object(**self._at(path), Body=bytes(data), IfNoneMatch="*")
+                return True
+            except self._client.exceptions.ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status == 412:  # the name is taken
+                    return False
+                if (
+                    status != 409
+                ):  # 409: another writer of the name is under way; who of us wins is to be seen
+                    raise
+                time.sleep(0.1)
 
     def get(self, path: str) -> bytes:
         try:
@@ -157,20 +178,26 @@ class S3Files:
         return pa.BufferReader(self.get(path))
 
     def names(self, folder: str) -> list[str]:
+        return sorted(self.ages(folder))
+
+    def ages(self, folder: str) -> dict[str, float]:
         prefix = f"{self._prefix}{folder}/"
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix, Delimiter="/"
         )
-        return sorted(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
+        return {
+            item["Key"].removeprefix(prefix): time.time() - item["LastModified"].timestamp()
+            for page in pages
+            for item in page.get("Contents", ())
+        }
 
-    def move(self, source: str, target: str) -> None:
+    def project(self, source: str, target: str) -> None:
         try:
             self._client.copy_object(**self._at(target), CopySource=self._at(source))
         except self._client.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                return
+                raise FileNotFoundError(f"{self.uri}/{source}") from error
             raise
-        self.delete(source)
 
     def delete(self, path: str) -> None:
         self._client.delete_object(**self._at(path))

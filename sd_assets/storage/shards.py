@@ -5,6 +5,7 @@ give equal shards, and a row more or less changes the shard it is in and at most
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,7 +21,9 @@ from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 
-MAX_SHARD_BYTES = 64 * 1024 * 1024
+# Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
+SHARD_BYTES = 16 * 1024 * 1024
+MAX_SHARD_BYTES = 4 * SHARD_BYTES
 MAX_ROW_GROUP_BYTES = 4 * 1024 * 1024
 
 # One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
@@ -66,12 +69,14 @@ class Shard:
 
 
 class Cutter:
-    """Decides after which rows a shard ends: where a key's digest hits a modulus, within bounds."""
+    """Decides after which rows a shard ends: where a key's digest is below a bound, between a least and a most.
+
+    A row's bound is its share of a shard of mean size, by rows or by bytes, whichever is larger. So cuts depend on the
+    rows next to them alone, whatever their sizes: after a row more or less they fall where they fell before.
+    """
 
     def __init__(self, schema: TableSchema) -> None:
-        self._least = schema.shard_rows // 4
-        self._most = schema.shard_rows * 4
-        self._modulus = max(1, schema.shard_rows - self._least)
+        self._mean_rows = schema.shard_rows
         self._rows = 0
         self._bytes = 0
 
@@ -79,8 +84,11 @@ class Cutter:
         """Count one more row; True if the shard ends with it."""
         self._rows += 1
         self._bytes += size
-        hit = self._rows >= self._least and int.from_bytes(key[:8], "big") % self._modulus == 0
-        if hit or self._rows >= self._most or self._bytes >= MAX_SHARD_BYTES:
+        enough = self._rows >= self._mean_rows // 4 or self._bytes >= SHARD_BYTES // 4
+        # Three quarters of the mean are left to chance once a quarter is there.
+        share = max(1 / self._mean_rows, size / SHARD_BYTES) * 4 / 3
+        hit = enough and int.from_bytes(key[:8], "big") < share * 2**64
+        if hit or self._rows >= self._mean_rows * 4 or self._bytes >= MAX_SHARD_BYTES:
             self._rows = self._bytes = 0
             return True
         return False
@@ -124,7 +132,10 @@ def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | N
     content = row_digests(rows, schema.content)
     # On top of the content's digest, so that images are hashed once.
     bookkeeping = [name for name in schema.arrow.names if name in schema.bookkeeping]
-    whole = [joined(pair) for pair in zip(content, row_digests(rows, bookkeeping), strict=True)]
+    whole = [
+        joined(pair)
+        for pair in zip(content, row_digests(rows, bookkeeping, salt=schema.digest()), strict=True)
+    ]
     columns = {
         "key": row_digests(rows, schema.key),
         "content": content,
@@ -150,9 +161,12 @@ def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
     return sizes
 
 
+SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
+
+
 def shard_name(index: RowIndex, schema: TableSchema) -> str:
     """The name of the shard that holds exactly these rows in this order."""
-    return joined([schema.arrow.to_string().encode(), index["whole"].tobytes()]).hex()
+    return joined([schema.digest(), index["whole"].tobytes()]).hex()
 
 
 def data_version(index: RowIndex) -> str:

@@ -6,11 +6,14 @@ then on. `finish` puts the version together, rewriting no shard that is there al
 the current one.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,8 @@ from sd_assets.storage.shards import (
     take_rows,
     total,
 )
+
+_log = logging.getLogger(__name__)
 
 # Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
 FLUSH_SECONDS = 15.0
@@ -75,8 +80,6 @@ class Staging:
         self._area = area
         self._schema = schema
         self._run_id = run_id
-        self._lease = area.lease(run_id)
-        self._base = area.latest()
         self._plan = bytearray()
         self._keys: set[bytes] = set()
         self._pending: set[bytes] = set()
@@ -87,12 +90,21 @@ class Staging:
         self._indices: list[RowIndex] = []
         self._rows_at_hand = 0
         self._by_work: dict[bytes, int] = {}
+        self._own: list[Shard] = []
         self._buffer: list[pa.RecordBatch] = []
         self._buffer_index: list[RowIndex] = []
         self._cutter = Cutter(schema)
         self._flushed_at = time.monotonic()
+        self._lease = area.lease(run_id)
         try:
-            for shard in (*area.wip(), *(self._base.shards if self._base else ())):
+            self._base = area.latest()
+            # A shard of an older version that comes back is the file that is there.
+            self._named = {shard.name: shard for manifest in area.kept() for shard in manifest.shards}
+            for shard in area.wip():
+                # Another run's sweep may take it from under us; then its rows are computed again.
+                with suppress(FileNotFoundError, TableError):
+                    self._take_over(shard, judge)
+            for shard in self._base.shards if self._base else ():
                 self._take_over(shard, judge)
         except BaseException:
             self._lease.close()
@@ -108,22 +120,31 @@ class Staging:
                 return Place.DUPLICATE
             self._keys.add(key)
         self._plan += work
-        if work in self._by_work and work not in self._pending:
-            self._reused += 1
-            return Place.REUSED
         if work in self._pending:
             return Place.PENDING
+        if work in self._by_work:
+            self._reused += 1
+            return Place.REUSED
         self._pending.add(work)
         return Place.NEW
 
-    def add(self, rows: pa.RecordBatch | pa.Table, work: Sequence[bytes] | None = None) -> None:
-        """Finished rows and their work keys (without: what the rows hold is their work key).
+    def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
+        """Finished rows: the digests of the keys they must have, in order, and their work keys.
 
         Raises:
-            TableError: the rows do not have the table's columns and types.
+            TableError: the rows do not have the table's columns and types, or not these keys.
         """
         batch = conformed(rows, self._schema)
-        index = indexed(batch, self._schema, work)
+        if len(batch) != len(keys):
+            raise TableError(
+                f"table {self._schema.name}: the stage answered {len(batch)} rows to {len(keys)}"
+            )
+        index = indexed(batch, self._schema, works)
+        if index["key"].tolist() != list(keys):
+            raise TableError(
+                f"table {self._schema.name}: the stage answered other rows than it was given: it must answer one for "
+                f"each, with the same {', '.join(self._schema.key)}, in order"
+            )
         start = 0
         for row, (key, size) in enumerate(zip(index["key"].tolist(), index["size"].tolist(), strict=True)):
             if self._cutter.ends_after(key, size):
@@ -135,7 +156,10 @@ class Staging:
             self._flush()
 
     def add_and_place(self, rows: pa.RecordBatch | pa.Table) -> None:
-        """Rows that are finished from the start, in order: a reduction, or a table that a user's asset returns."""
+        """Rows that are finished from the start, in order: a reduction, or a table that a user's asset returns.
+
+        Their work keys are the digests of all that they hold.
+        """
         batch = conformed(rows, self._schema)
         index = indexed(batch, self._schema)
         nulls = null_keys(batch, self._schema)
@@ -144,22 +168,29 @@ class Staging:
             if self.place(None if nulls[row] else key, work) is Place.NEW:
                 new.append(row)
         if new:
-            self.add(batch.take(pa.array(new)))
+            kept = index[new]
+            self.add(batch.take(pa.array(new)), kept["key"].tolist(), kept["work"].tolist())
 
     # --- the version ---------------------------------------------------------------------------------------------
 
     def finish(
-        self, *, rows_duplicate: int = 0, rows_skipped: int = 0, facts: dict[str, Any] | None = None
+        self,
+        rows_in: int,
+        *,
+        rows_duplicate: int = 0,
+        rows_skipped: int = 0,
+        facts: dict[str, Any] | None = None,
     ) -> "Staged":
         """Put the next version together.
 
         Args:
+            rows_in: input rows, as whoever read them counted.
             rows_duplicate: input rows that were found to repeat a key before they were placed.
             rows_skipped: input rows that an earlier stage had failed.
             facts: what else the report is to say.
 
         Raises:
-            TableError: a row that was placed has not been added.
+            TableError: a row that was placed has not been added, or the counts do not add up.
         """
         self._flush()
         works = np.frombuffer(bytes(self._plan), dtype=f"V{DIGEST_BYTES}").tolist()
@@ -171,14 +202,21 @@ class Staging:
         positions = np.array([self._by_work[work] for work in works], dtype=np.int64)
         index = np.concatenate(self._indices) if self._indices else np.empty(0, ROW)
         planned = index[positions]
+        starts = np.cumsum([0, *(len(part) for part in self._indices)])
         shards = tuple(
-            self._shard_of(positions[start:end], planned[start:end]) for start, end in self._cuts(planned)
+            self._written(planned[start:end], partial(self._gathered, positions[start:end], starts))
+            for start, end in self._cuts(planned)
         )
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
         rows, size = total(shards)
         duplicates = self._duplicates + rows_duplicate
+        if rows_in != rows + duplicates + rows_skipped:
+            raise TableError(
+                f"table {self._schema.name}: of {rows_in} rows, {rows} are in the table, {duplicates} were "
+                f"duplicates and {rows_skipped} were skipped: that does not add up"
+            )
         report = {
-            "rows_in": rows + duplicates + rows_skipped,
+            "rows_in": rows_in,
             "rows_ok": rows - failed.total(),
             "rows_failed": failed.total(),
             "rows_duplicate": duplicates,
@@ -189,14 +227,17 @@ class Staging:
             "shards": len(shards),
             **(facts or {}),
         }
+        version = data_version(planned)
         return Staged(
-            self._area, self._base, shards, data_version(planned), self._run_id, report, self._lease
+            self._area, self._base, shards, version, self._run_id, report, tuple(self._own), self._lease
         )
 
     def abandon(self) -> None:
         """Stop without a version. What was finished stays as work in progress."""
-        self._flush()
-        self._lease.close()
+        try:
+            self._flush()
+        finally:
+            self._lease.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -212,7 +253,7 @@ class Staging:
         for row, work in enumerate(index["work"].tolist()):
             if usable is None or usable[row]:
                 self._by_work[work] = self._rows_at_hand + row
-                self._pending.discard(work)
+        self._named[shard.name] = shard
         self._shards.append(shard)
         self._indices.append(index)
         self._rows_at_hand += len(index)
@@ -228,15 +269,23 @@ class Staging:
         if not self._buffer:
             return
         index = np.concatenate(self._buffer_index)
-        known = self._shard_named(shard_name(index, self._schema))
-        shard = known and replace(known, index=self._area.put_index(index))
-        shard = shard or self._area.put_shard(pa.Table.from_batches(self._buffer), index, self._schema)
+        shard = self._written(index, lambda: pa.Table.from_batches(self._buffer))
         self._area.record_wip(self._run_id, shard)
         self._register(shard, index)
         self._buffer, self._buffer_index = [], []
 
-    def _shard_named(self, name: str) -> Shard | None:
-        return next((shard for shard in self._shards if shard.name == name), None)
+    def _written(self, index: RowIndex, rows: Callable[[], pa.Table]) -> Shard:
+        """The shard of these rows; only what of it is not there yet is written."""
+        known = self._named.get(shard_name(index, self._schema))
+        if known is None:
+            shard = self._area.put_shard(rows(), index, self._schema)
+        elif known.index == self._area.index_name(index):
+            return known
+        else:
+            shard = replace(known, index=self._area.put_index(index))
+        self._own.append(shard)
+        self._named[shard.name] = shard
+        return shard
 
     def _cuts(self, planned: RowIndex) -> list[tuple[int, int]]:
         """Where the next version's shards begin and end; an empty table has one shard of no rows."""
@@ -247,18 +296,10 @@ class Staging:
             ends.append(len(planned))
         return list(zip([0, *ends], ends, strict=False))
 
-    def _shard_of(self, positions: npt.NDArray[np.int64], index: RowIndex) -> Shard:
-        known = self._shard_named(shard_name(index, self._schema))
-        if known is None:
-            return self._area.put_shard(self._gathered(positions), index, self._schema)
-        name = self._area.index_name(index)
-        return known if known.index == name else replace(known, index=self._area.put_index(index))
-
-    def _gathered(self, positions: npt.NDArray[np.int64]) -> pa.Table:
+    def _gathered(self, positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> pa.Table:
         """Rows at hand, from wherever they lie, in this order."""
         if not len(positions):
             return self._schema.arrow.empty_table()
-        starts = np.cumsum([0, *(len(index) for index in self._indices)])
         shard_of = np.searchsorted(starts, positions, side="right") - 1
         pieces, order = [], []
         for number in np.unique(shard_of):
@@ -279,6 +320,7 @@ class Staged:
         data_version: digest of its content.
         report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; rows_reused, failures by code, bytes,
             shards, and what the stage said of itself.
+        own: the shards that this run wrote, of this version or on the way to it.
     """
 
     area: Area
@@ -287,13 +329,19 @@ class Staged:
     data_version: str
     run_id: str
     report: dict[str, Any]
+    own: tuple[Shard, ...]
     lease: Lease
 
     def commit(self) -> Manifest:
         """Make it the current version. Raises TableError if another run was first."""
         try:
-            manifest = self.area.commit(self.base, self.shards, self.data_version, self.run_id, self.report)
-            self.area.sweep(self.run_id)
+            manifest = self.area.commit(
+                self.base, self.shards, self.data_version, self.run_id, self.report, self.lease
+            )
+            try:
+                self.area.sweep(self.run_id, self.own)
+            except Exception as error:  # it is committed; what stays behind, a later sweep finds
+                _log.warning("%s: the sweep failed: %s", self.area.folder, error)
         finally:
             self.lease.close()
         return manifest

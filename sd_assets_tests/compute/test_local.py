@@ -1,5 +1,6 @@
 """Running a stage: conservation, order, reuse, resumption."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from sd_assets.compute.local import map_ahead, run_stage
 from sd_assets.errors import TableError
+from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table, TableStore
@@ -153,6 +155,43 @@ def test_a_stage_that_answers_too_few_rows_is_stopped(store: TableStore) -> None
         run(store, Lossy(), list(range(20)))
     with pytest.raises(TableError, match="no committed version"):
         store.open("toy", "p")
+
+
+def test_a_stage_that_answers_in_another_order_is_stopped(store: TableStore) -> None:
+    class Shuffling(ToyStage):
+        def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+            answer = super().process(rows, prepared)
+            return answer.take(pa.array(range(len(answer) - 1, -1, -1)))
+
+    with pytest.raises(TableError, match="answered other rows than it was given"):
+        run(store, Shuffling(), list(range(20)))
+
+
+def test_rows_without_a_key_keep_what_is_said_of_each(store: TableStore) -> None:
+    class Nameless(ToyStage):
+        def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+            return rows_of(
+                TOY, ({"error": "empty", "error_detail": str(row["number"])} for row in rows.to_pylist())
+            )
+
+    batch = pa.record_batch({"name": pa.nulls(3, pa.string()), "number": pa.array([1, 2, 2], pa.int64())})
+    staged = run_stage(Nameless(), [batch], store.area("toy", "p"), "run", lambda line: None)
+    staged.commit()
+    details = store.open("toy", "p").read(["error_detail"]).column("error_detail").to_pylist()
+    assert details == ["1", "2", "2"]
+    assert (staged.report["rows_in"], staged.report["rows_failed"], staged.report["rows_duplicate"]) == (
+        3,
+        3,
+        0,
+    )
+
+
+def test_a_stage_that_fails_leaves_no_thread_and_no_lease_behind(store: TableStore, tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run(store, ToyStage(stop_after=30), list(range(200)), "killed")
+    assert threading.active_count() == before
+    assert not list((tmp_path / "_sd_assets" / "toy" / "p" / "leases").iterdir())
 
 
 def test_map_ahead_keeps_the_order_and_reads_no_further_than_it_must() -> None:

@@ -76,7 +76,7 @@ def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None
     assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/0", "alt 0", "CC0")
     assert (c["similarity"], c["query_ids"], c["captions"]) == (0.5, ["q1", "q2"], ["a c"])
     # Eight images came in: two failed, one has no caption; one seed was retrieved too, one image has two URLs.
-    assert (len(pairs), counts) == (3, InputCounts(duplicates=2, skipped=3))
+    assert (len(pairs), counts) == (3, InputCounts(rows=8, duplicates=2, skipped=3))
 
 
 def test_tables_of_different_runs_are_an_error(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_url_keeps_its_best_hit_and_all_that_found_it(tmp_path: Path) -> None:
 
 def test_failed_queries_and_queries_without_hits_bring_nothing(tmp_path: Path) -> None:
     rows, counts = reduced(tmp_path, {"q1": "query_failed", "q2": [], "q3": [hit("http://a/1", 0, 0.5)]})
-    assert ([row["url"] for row in rows], counts) == (["http://a/1"], InputCounts())
+    assert ([row["url"] for row in rows], counts) == (["http://a/1"], InputCounts(rows=1))
 
 
 def test_the_result_does_not_depend_on_the_order_of_the_queries_or_on_the_passes(
@@ -61,4 +61,4 @@ def test_the_result_does_not_depend_on_the_order_of_the_queries_or_on_the_passes
     second, again = reduced(tmp_path / "2", dict(shuffled))
     assert second == first
     assert [row["url_id"] for row in first] == sorted({row["url_id"] for row in first})
-    assert counts == again == InputCounts(duplicates=600 - len(first))
+    assert counts == again == InputCounts(rows=600, duplicates=600 - len(first))
