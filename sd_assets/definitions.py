@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from sd_assets.assets.common import GPU_POOL, SEEDS
 from sd_assets.assets.downloaded_images import downloaded_images
 from sd_assets.assets.image_captions import image_captions
 from sd_assets.assets.retrieval_hits import retrieval_hits
@@ -23,8 +22,6 @@ from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import CaptionerResource, ClipResource
 from sd_assets.resources.storage import ParquetIOManager, StorageResource
 
-__all__ = ["GPU_POOL", "SEEDS", "build_definitions", "defs"]
-
 ASSETS = [
     seed_images,
     seed_prompts,
@@ -37,7 +34,7 @@ ASSETS = [
 ]
 
 # Everything for one seed dataset: what `make demo` launches, and what one backfills.
-build_dataset = dg.define_asset_job("build_dataset", selection=dg.AssetSelection.all(), partitions_def=SEEDS)
+build_dataset = dg.define_asset_job("build_dataset", selection=dg.AssetSelection.all())
 
 
 def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -42,9 +42,9 @@ def main() -> int:
         ("dev", "the Dagster UI on localhost"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument(
-            "--seed", type=int, default=0, help="of the world; another seed is another world"
-        )
+        command.add_argument("--seed", type=int, default=0, help="another seed is another world")
+        if name == "dev":
+            command.add_argument("--port", type=int, default=3000, help="of the UI on localhost")
     options = parser.parse_args()
     try:
         world = ready_world(options.seed)

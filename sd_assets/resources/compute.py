@@ -6,7 +6,7 @@ import dagster as dg
 import pyarrow as pa
 
 from sd_assets.compute.local import run_stage, write_rows
-from sd_assets.resources.storage import StorageResource, column_schema, report_metadata, run_id
+from sd_assets.resources.storage import StorageResource, attempt_id, column_schema, report_metadata
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
 from sd_assets.storage.area import Area
@@ -26,7 +26,7 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
         Raises:
             SdAssetsError: see `compute.local.run_stage`.
         """
-        staged = run_stage(stage, rows, self._area(context), run_id(context), context.log.info)
+        staged = run_stage(stage, rows, self._area(context), attempt_id(context.run.run_id), context.log.info)
         return _result(staged, stage.schema)
 
     def write(
@@ -37,7 +37,7 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
         counts: InputCounts | None = None,
     ) -> dg.MaterializeResult[Staged]:
         """Write rows that are ready: a reduction. See `compute.local.write_rows`."""
-        staged = write_rows(schema, rows, self._area(context), run_id(context), counts)
+        staged = write_rows(schema, rows, self._area(context), attempt_id(context.run.run_id), counts)
         return _result(staged, schema)
 
     def _area(self, context: dg.AssetExecutionContext) -> Area:

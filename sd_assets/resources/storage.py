@@ -1,6 +1,7 @@
 """Where tables lie: the store as a resource, and the IO manager that commits what assets staged."""
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,16 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         )
         if "error_detail" not in rows.column_names:
             rows = rows.append_column(ERROR_FIELDS[1], pa.nulls(len(rows), pa.string()))
-        staged = write_rows(schema, rows.select(schema.arrow.names).to_batches(), area, run_id(context))
+        staged = write_rows(
+            schema, rows.select(schema.arrow.names).to_batches(), area, attempt_id(context.run_id)
+        )
         context.add_output_metadata(report_metadata(staged))
         return staged
 
 
-def run_id(context: Any) -> str:
+def attempt_id(run_id: str) -> str:
     """Unique for each attempt of a run at a step."""
-    return f"{context.run_id}-{getattr(context, 'retry_number', 0)}"
+    return f"{run_id}-{uuid.uuid4().hex[:8]}"
 
 
 def report_metadata(staged: Staged) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("demo") / "world"
     encoder = ClipEncoder(ClipSettings(model=f"local-dir:{CLIP}"))
     spec = WorldSpec(seeds=16, images=360, faults_per_kind=1)
-    world = build_world(folder, 7, encoder, progress=lambda line: None, spec=spec)
+    world = build_world(folder, 1107, encoder, progress=lambda line: None, spec=spec)
     with WorldServer(folder):
         yield world
 
