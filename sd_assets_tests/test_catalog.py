@@ -7,6 +7,7 @@ import pytest
 
 from sd_assets import catalog
 from sd_assets.errors import CatalogError
+from sd_assets.settings import parse_allowed_address
 
 CLIP = {"model": "ViT-L-14", "pretrained": "openai"}
 GOOD: dict[str, Any] = {
@@ -151,4 +152,4 @@ def test_the_catalogue_that_ships_is_right() -> None:
     ],
 )
 def test_allowed_addresses(text: str, network: str, port: int | None) -> None:
-    assert catalog.parse_allowed_address(text) == (network, port)
+    assert parse_allowed_address(text) == (network, port)

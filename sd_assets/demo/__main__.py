@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sd_assets.catalog import ClipSettings
 from sd_assets.demo.evaluate import evaluate
 from sd_assets.demo.server import WorldServer
 from sd_assets.demo.world import World, build_world
 from sd_assets.errors import SdAssetsError
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.resources.storage import DATA_VARIABLE, StorageResource, default_base
+from sd_assets.settings import ClipSettings
 
 PARTITION = "demo_rooms"
 WORLD_VARIABLE = "SD_ASSETS_DEMO"

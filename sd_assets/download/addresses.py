@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterable
 
-from sd_assets.catalog import parse_allowed_address
+from sd_assets.settings import parse_allowed_address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -14,13 +14,13 @@ from types import TracebackType
 import aiohttp
 
 from sd_assets import images
-from sd_assets.catalog import DownloadSettings
 from sd_assets.download.addresses import AddressPolicy
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.download.fetch import Answer, FetchError, fetch, open_session
 from sd_assets.download.resize import judge_size, resize
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.schemas import image_id
+from sd_assets.settings import DownloadSettings
 
 __all__ = ["TRANSIENT", "Download", "Downloader"]
 

@@ -20,10 +20,10 @@ import aiohttp.abc
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
 from yarl import URL
 
-from sd_assets.catalog import DownloadSettings
 from sd_assets.download.addresses import AddressPolicy, literal_address
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode, RowError
+from sd_assets.settings import DownloadSettings
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SUCCESS = frozenset({200, 203})

@@ -15,8 +15,8 @@ meaning, too).
 
 from PIL import Image
 
-from sd_assets.catalog import DownloadSettings, ResizeMode
 from sd_assets.errors import ErrorCode, RowError
+from sd_assets.settings import DownloadSettings, ResizeMode
 
 _BY_SMALLER_SIDE = frozenset({"keep_ratio", "center_crop"})
 _WHITE = (255, 255, 255)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sd_assets.catalog import CaptionerSettings, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import ModelError
 from sd_assets.models.loading import (
     LazyModel,
@@ -23,6 +23,7 @@ from sd_assets.models.loading import (
     padded_batches,
 )
 from sd_assets.models.preprocessing import middle_of_strip, without_thin_sides
+from sd_assets.settings import CaptionerSettings
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 

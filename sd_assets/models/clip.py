@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sd_assets.catalog import ClipSettings, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import ModelError
 from sd_assets.models.loading import (
     LazyModel,
@@ -24,6 +24,7 @@ from sd_assets.models.loading import (
     padded_batches,
 )
 from sd_assets.models.preprocessing import middle_of_strip
+from sd_assets.settings import ClipSettings
 
 _CONFIG = "open_clip_config.json"
 _OPEN_CLIP_PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}

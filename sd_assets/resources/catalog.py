@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from sd_assets import catalog
-from sd_assets.catalog import FaissIndexSettings, SeedDataset, ServiceIndexSettings
+from sd_assets.settings import FaissIndexSettings, SeedDataset, ServiceIndexSettings
 
 
 class CatalogResource(dg.ConfigurableResource["CatalogResource"]):

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from sd_assets.catalog import CaptionerSettings, ClipSettings
 from sd_assets.models.captioner import Captioner
 from sd_assets.models.clip import ClipEncoder
+from sd_assets.settings import CaptionerSettings, ClipSettings
 
 
 class _ModelResource(dg.ConfigurableResource["_ModelResource"]):

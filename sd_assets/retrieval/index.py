@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sd_assets.catalog import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import ErrorCode, RetrievalError, RowError
+from sd_assets.settings import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import aiohttp
 import numpy as np
 import numpy.typing as npt
 
-from sd_assets.catalog import RetrievalSettings, ServiceIndexSettings
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.columns import chosen_columns, hit_of
 from sd_assets.retrieval.index import Answer, Hit, checked_queries, query_failed
+from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
 
 T = TypeVar("T")
 

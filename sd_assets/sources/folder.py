@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sd_assets.catalog import FolderSource, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import RowError, SourceError
+from sd_assets.settings import FolderSource
 from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sd_assets.catalog import HubSource, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import RowError, SourceError
+from sd_assets.settings import HubSource
 from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,

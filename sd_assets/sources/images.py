@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from sd_assets.catalog import FolderSource, HubSource
+from sd_assets.settings import FolderSource, HubSource
 from sd_assets.sources.folder import read_folder
 from sd_assets.sources.hub import read_hub
 from sd_assets.sources.rows import SourceRow

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from sd_assets.catalog import Prompts, require_set
+from sd_assets.catalog import require_set
 from sd_assets.errors import SourceError
+from sd_assets.settings import Prompts
 
 
 def read_prompts(prompts: Prompts) -> Iterator[str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sd_assets.catalog import DownloadSettings
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.schemas import DOWNLOADED_IMAGES, TableSchema
+from sd_assets.settings import DownloadSettings
 from sd_assets.stages.stage import Stage, rows_of
 from sd_assets.storage.staging import Judge
 from sd_assets.storage.table import Table

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sd_assets.catalog import RetrievalSettings
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.retrieval.index import KnnIndex
 from sd_assets.schemas import RETRIEVAL_HITS, TableSchema
+from sd_assets.settings import RetrievalSettings
 from sd_assets.stages.stage import Stage, failure, rows_of
 from sd_assets.storage.staging import Judge
 from sd_assets.storage.table import Table

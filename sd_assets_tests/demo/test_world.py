@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from sd_assets.catalog import FaissIndexSettings, RetrievalSettings
 from sd_assets.demo import building, scenes
 from sd_assets.demo.faults import FAULTS
 from sd_assets.demo.world import World, build_world
 from sd_assets.errors import SdAssetsError
 from sd_assets.retrieval import open_index
+from sd_assets.settings import FaissIndexSettings, RetrievalSettings
 from sd_assets_tests.demo.conftest import SPEC, PixelEncoder, made
 
 

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd_assets.catalog import DownloadSettings
 from sd_assets.download import downloader as module
 from sd_assets.download.downloader import TRANSIENT, Download, Downloader
 from sd_assets.download.fetch import FetchError, PolicyResolver, opted_out, retry_after
 from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
 from sd_assets.schemas import DOWNLOADED_IMAGES, image_id
+from sd_assets.settings import DownloadSettings
 from sd_assets_tests.download.misbehaving import Server, answer, in_turn, raw
 
 E = ErrorCode

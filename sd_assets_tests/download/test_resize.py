@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd_assets.catalog import DownloadSettings, ResizeMode
 from sd_assets.download.resize import judge_size, resize
 from sd_assets.errors import ErrorCode, RowError
+from sd_assets.settings import DownloadSettings, ResizeMode
 
 
 # Expected sizes follow img2dataset 1.47's rules: the side in question becomes the size, the other is rounded half to

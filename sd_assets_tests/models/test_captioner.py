@@ -15,9 +15,9 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sd_assets.catalog import CaptionerSettings
 from sd_assets.errors import CatalogError, ModelError
 from sd_assets.models.captioner import Captioner
+from sd_assets.settings import CaptionerSettings
 from sd_assets_tests.models import tiny
 
 every_family = pytest.mark.parametrize("family", tiny.CAPTIONERS)

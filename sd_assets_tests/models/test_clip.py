@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd_assets.catalog import ClipSettings
 from sd_assets.errors import CatalogError, ModelError
 from sd_assets.models.clip import ClipEncoder
+from sd_assets.settings import ClipSettings
 from sd_assets_tests.models import tiny
 
 TEXTS = ["a red sofa", "a dog in the kitchen", "a lamp on a table", "a green chair", "a cat"]
@@ -158,7 +158,7 @@ def test_identity_is_the_content_not_the_path(clip_folder: Path, tmp_path: Path)
 def test_name_and_size_are_known_without_torch(clip_folder: Path) -> None:
     code = """if True:
         import sys
-        from sd_assets.catalog import ClipSettings
+        from sd_assets.settings import ClipSettings
         from sd_assets.models.clip import ClipEncoder
         big = ClipEncoder(ClipSettings(model="ViT-L-14", pretrained="openai"))
         assert (big.dim, big.identity) == (768, "ViT-L-14/openai")

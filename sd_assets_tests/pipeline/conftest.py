@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sd_assets.catalog import ClipSettings
 from sd_assets.demo.server import WorldServer
 from sd_assets.demo.world import World, WorldSpec, build_world
 from sd_assets.models.clip import ClipEncoder
+from sd_assets.settings import ClipSettings
 
 PROJECT = Path(__file__).parents[2]
 CLIP = PROJECT / "sd_assets" / "demo" / "models" / "clip"

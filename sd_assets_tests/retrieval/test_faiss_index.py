@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sd_assets.catalog import FaissIndexSettings, RetrievalSettings
 from sd_assets.errors import CatalogError, ErrorCode, RetrievalError, RowError
 from sd_assets.retrieval import Hit, KnnIndex, open_index
 from sd_assets.retrieval.layout import write_index
+from sd_assets.settings import FaissIndexSettings, RetrievalSettings
 from sd_assets_tests.retrieval.conftest import DIM, ROWS, normalised
 
 Vectors = npt.NDArray[np.float32]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sd_assets.catalog import RetrievalSettings, ServiceIndexSettings
 from sd_assets.errors import CatalogError, ErrorCode, RetrievalError, RowError
 from sd_assets.retrieval import Hit, KnnIndex, open_index
 from sd_assets.retrieval import service as service_module
+from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
 from sd_assets_tests.retrieval.conftest import DIM, ROWS, Backend, send
 
 Vectors = npt.NDArray[np.float32]

@@ -12,9 +12,9 @@ from typing import Any
 import datasets
 import pytest
 
-from sd_assets.catalog import FolderSource
 from sd_assets.errors import CatalogError, ErrorCode, RowError, SourceError
 from sd_assets.images import decode_rgb, inspect
+from sd_assets.settings import FolderSource
 from sd_assets.sources import folder as folder_module
 from sd_assets.sources.images import read_images
 from sd_assets.sources.rows import SourceRow, read_file
@@ -268,7 +268,7 @@ def test_the_same_order_whatever_the_hash_seed(tmp_path: Path) -> None:
         describe(tmp_path / name, {"file_name": "1.jpg", "text": name})
     code = """if True:
         import sys
-        from sd_assets.catalog import FolderSource
+        from sd_assets.settings import FolderSource
         from sd_assets.sources.images import read_images
         print("".join(row.text for row in read_images(FolderSource(kind="folder", path=sys.argv[1]))))
     """

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sd_assets.catalog import HubSource
 from sd_assets.errors import CatalogError, ErrorCode, SourceError
+from sd_assets.settings import HubSource
 from sd_assets.sources.images import read_images
 from sd_assets.sources.rows import SourceRow
 from sd_assets_tests.sources.conftest import picture

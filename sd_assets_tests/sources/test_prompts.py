@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sd_assets.catalog import Prompts
 from sd_assets.errors import CatalogError, SourceError
+from sd_assets.settings import Prompts
 from sd_assets.sources.prompts import read_prompts
 
 
