@@ -165,6 +165,9 @@ class Captioner(LazyModel[_Parts]):
         self._check_kind(self._config_file())
         import torch
         from transformers import AutoModelForImageTextToText
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # in the log of a run it is noise
 
         source = str(self._folder) if self._folder is not None else self._model
         # Pinned to the commit; from the cache alone where the Hub does not answer, or every file costs a time-out.

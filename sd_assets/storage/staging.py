@@ -41,7 +41,7 @@ from sd_assets.storage.shards import (
 _log = logging.getLogger(__name__)
 
 # Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
-FLUSH_SECONDS = 15.0
+FLUSH_SECONDS = 5.0
 
 
 class Place(Enum):
