@@ -122,19 +122,18 @@ SEED_PROMPTS = _table(
 )
 
 
-def seed_embeddings(dim: int) -> TableSchema:
-    """The table seed_embeddings for a model of `dim` dimensions (its vectors are fixed-size lists)."""
-    return _table(
-        "seed_embeddings",
-        ["query_id"],
-        [
-            pa.field("query_id", pa.string()),
-            pa.field("kind", pa.string()),  # image or text
-            pa.field("embedding", pa.list_(pa.float32(), dim)),  # L2-normalised
-            pa.field("model", pa.string()),
-        ],
-    )
-
+SEED_EMBEDDINGS = _table(
+    "seed_embeddings",
+    ["query_id"],
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("kind", pa.string()),  # image or text
+        # Of the model's dimension, L2-normalised. Not an Arrow fixed-size list: Parquet has none, and Arrow before 23
+        # cannot read a null in one.
+        pa.field("embedding", pa.list_(pa.float32())),
+        pa.field("model", pa.string()),
+    ],
+)
 
 RETRIEVAL_HITS = _table(
     "retrieval_hits",

@@ -33,7 +33,7 @@ def toy_input(
     """Numbers as the input of `ToyStage`; those in `failed` failed at an earlier stage."""
     for start in range(0, len(numbers), batch):
         part = numbers[start : start + batch]
-        yield pa.record_batch(
+        yield pa.RecordBatch.from_pydict(
             {
                 "name": pa.array([f"n{number}" for number in part]),
                 "number": pa.array(part, pa.int64()),

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sd_assets import schemas
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import decode_rgb
 from sd_assets.models.clip import ClipEncoder
-from sd_assets.schemas import TableSchema
+from sd_assets.schemas import SEED_EMBEDDINGS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
 from sd_assets.storage.table import Table
 
@@ -35,11 +34,10 @@ class EmbedStage(Stage):
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
         self.batch_rows = encoder.settings.batch_size
-        self._schema = schemas.seed_embeddings(encoder.dim)
 
     @property
     def schema(self) -> TableSchema:
-        return self._schema
+        return SEED_EMBEDDINGS
 
     def settings(self) -> dict[str, Any]:
         return self._encoder.fingerprint_settings
@@ -67,7 +65,7 @@ class EmbedStage(Stage):
             if places:
                 found.update(zip(places, encode([prepared[place] for place in places]), strict=True))
         return rows_of(
-            self._schema,
+            SEED_EMBEDDINGS,
             (
                 {**row, **self._result(prepared[place], found.get(place))}
                 for place, row in enumerate(rows.select(["query_id", "kind"]).to_pylist())

@@ -49,7 +49,7 @@ class RetrieveStage(Stage):
         return {"index": self._index.identity}
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
-        vectors = np.array(rows.column("embedding").to_pylist(), dtype=np.float32)
+        vectors = np.asarray(rows.column("embedding").flatten()).reshape(len(rows), -1)
         answers = self._index.search(vectors, self._settings.images_per_query)
         queries = rows.select(["query_id", "kind"]).to_pylist()
         return rows_of(

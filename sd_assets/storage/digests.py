@@ -57,19 +57,16 @@ def _encoded(column: pa.Array) -> Sequence[bytes | memoryview | None]:
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
         # as_buffer does not copy: an image is hashed where it lies.
         return [memoryview(value.as_buffer()) if value.is_valid else None for value in column]
-    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         return list(_vectors(column))
     return [None if value is None else _canonical(value).encode() for value in column.to_pylist()]
 
 
 def _vectors(column: pa.Array) -> Iterator[bytes | None]:
-    width = column.type.list_size
-    valid = column.is_valid().to_pylist()
-    # `values` ignores the array's offset and keeps the slots of null lists, so that rows stay where they are.
-    values = column.values.slice(column.offset * width, len(column) * width)
-    matrix = np.asarray(values.fill_null(0)).reshape(len(column), width)
-    for row, present in zip(matrix, valid, strict=True):
-        yield row.tobytes() if present else None
+    # `values` ignores the array's offset; `offsets` does not, and points into it.
+    values, offsets = np.asarray(column.values), np.asarray(column.offsets)
+    for start, end, present in zip(offsets, offsets[1:], column.is_valid().to_pylist(), strict=False):
+        yield values[start:end].tobytes() if present else None
 
 
 def _canonical(value: Any) -> str:

@@ -154,10 +154,12 @@ def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
     for column in rows.columns:
         if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
             sizes += np.asarray(pc.binary_length(column).fill_null(0))
-        elif pa.types.is_fixed_size_list(column.type):
-            sizes += column.type.list_size * 4
         elif pa.types.is_list(column.type):
-            sizes += np.asarray(pc.list_value_length(column).fill_null(0)) * 128
+            # A number has its width; what a text or a struct has is guessed.
+            each = (
+                column.type.value_type.bit_width // 8 if pa.types.is_floating(column.type.value_type) else 128
+            )
+            sizes += np.asarray(pc.list_value_length(column).fill_null(0)) * each
     return sizes
 
 

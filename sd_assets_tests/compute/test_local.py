@@ -174,7 +174,9 @@ def test_rows_without_a_key_keep_what_is_said_of_each(store: TableStore) -> None
                 TOY, ({"error": "empty", "error_detail": str(row["number"])} for row in rows.to_pylist())
             )
 
-    batch = pa.record_batch({"name": pa.nulls(3, pa.string()), "number": pa.array([1, 2, 2], pa.int64())})
+    batch = pa.RecordBatch.from_pydict(
+        {"name": pa.nulls(3, pa.string()), "number": pa.array([1, 2, 2], pa.int64())}
+    )
     staged = run_stage(Nameless(), [batch], store.area("toy", "p"), "run", lambda line: None)
     staged.commit()
     details = store.open("toy", "p").read(["error_detail"]).column("error_detail").to_pylist()

@@ -19,7 +19,7 @@ from sd_assets.storage.table import TableStore
 EVERY = [
     schemas.SEED_IMAGES,
     schemas.SEED_PROMPTS,
-    schemas.seed_embeddings(4),
+    schemas.SEED_EMBEDDINGS,
     schemas.RETRIEVAL_HITS,
     schemas.RETRIEVED_IMAGE_URLS,
     schemas.DOWNLOADED_IMAGES,
@@ -48,7 +48,7 @@ def test_every_table_is_read_by_everybody(tmp_path: Path, schema: TableSchema, r
 
 
 def test_vectors_come_back_as_they_were(tmp_path: Path) -> None:
-    schema = schemas.seed_embeddings(3)
+    schema = schemas.SEED_EMBEDDINGS
     area = TableStore(LocalFiles(tmp_path)).area(schema.name, "p")
     rows: list[dict[str, Any]] = [
         {"query_id": "a", "embedding": [0.1, 0.2, 0.3]},
@@ -57,4 +57,4 @@ def test_vectors_come_back_as_they_were(tmp_path: Path) -> None:
     write_rows(schema, [rows_of(schema, rows)], area, "run").commit()
     column = TableStore(LocalFiles(tmp_path)).open(schema.name, "p").read(["embedding"]).column("embedding")
     assert column.to_pylist() == [pytest.approx([0.1, 0.2, 0.3]), None]
-    assert column.type == pa.list_(pa.float32(), 3)
+    assert column.type == pa.list_(pa.float32())
