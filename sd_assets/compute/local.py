@@ -2,9 +2,8 @@
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,8 +65,12 @@ def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: 
                 lambda work: work._replace(prepared=stage.prepare(work.rows)), reader.missing(), _PREPARERS
             )
             stack.enter_context(closing(ready))
+            # One thread keeps the order by itself; of several, a slow batch must not hold up the others.
             results = map_ahead(
-                lambda work: (work, stage.process(work.rows, work.prepared)), ready, stage.threads
+                lambda work: (work, stage.process(work.rows, work.prepared)),
+                ready,
+                stage.threads,
+                ordered=stage.threads == 1,
             )
             stack.enter_context(closing(results))
             for work, result in results:
@@ -193,17 +196,26 @@ def _joined(held: list[_Work]) -> _Work:
     )
 
 
-def map_ahead(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Generator[Out, None, None]:
-    """`map` in threads, in order, with at most `threads + 1` results under way or waiting."""
+def map_ahead(
+    function: Callable[[In], Out], items: Iterable[In], threads: int, *, ordered: bool = True
+) -> Generator[Out, None, None]:
+    """`map` in threads, with at most `threads + 1` results under way or waiting; in order, or as they are ready."""
     with ThreadPoolExecutor(threads) as pool:
-        under_way: deque[Future[Out]] = deque()
+        under_way: list[Future[Out]] = []
+
+        def one() -> Out:
+            if not ordered:
+                wait(under_way, return_when=FIRST_COMPLETED)
+            first = 0 if ordered else next(i for i, future in enumerate(under_way) if future.done())
+            return under_way.pop(first).result()
+
         try:
             for item in items:
                 under_way.append(pool.submit(function, item))
                 if len(under_way) > threads:
-                    yield under_way.popleft().result()
+                    yield one()
             while under_way:
-                yield under_way.popleft().result()
+                yield one()
         finally:
             for future in under_way:
                 future.cancel()

@@ -37,8 +37,10 @@ class DownloadStage(Stage):
 
     version = "1"
     reads = ()  # the url_id is the hash of the URL
-    batch_rows = 64
-    threads = 4
+    # Small batches, many at once: a slow host holds up its own batch only. How many images are fetched at once is the
+    # downloader's to say.
+    batch_rows = 16
+    threads = 16
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings

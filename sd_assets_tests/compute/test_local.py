@@ -209,3 +209,17 @@ def test_map_ahead_keeps_the_order_and_reads_no_further_than_it_must() -> None:
     assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
     assert read <= 14
     results.close()
+
+
+def test_map_ahead_out_of_order_lets_nobody_wait_for_a_slow_one() -> None:
+    released = threading.Event()
+
+    def slow_first(number: int) -> int:
+        if number == 0:
+            assert released.wait(10)
+        return number
+
+    results = map_ahead(slow_first, range(50), threads=2, ordered=False)
+    assert [next(results) for _ in range(47)] == list(range(1, 48))
+    released.set()
+    assert sorted(results) == [0, 48, 49]
