@@ -1,6 +1,7 @@
 # make demo   sets everything up and builds the demo data set through Dagster
 # make test   sets everything up and runs lint, types and tests
-# make dev    the Dagster UI on localhost, with the demo's web server behind it
+# make dev    the Dagster UI on localhost (PORT=3000), with the demo's web server behind it
+# make build PARTITION=my_photos   everything for one entry of the catalogue, from the terminal
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,8 @@ DEMO_SEED ?= 0
 export DAGSTER_HOME := $(CURDIR)
 export SD_ASSETS_DEMO := $(CURDIR)/.demo/world-$(DEMO_SEED)
 
-.PHONY: setup demo dev test lint train-demo
+PORT ?= 3000
+.PHONY: setup demo dev build test lint train-demo
 
 setup: $(VENV)/.installed
 
@@ -24,7 +26,10 @@ demo: setup
 	@$(BIN)/python -m sd_assets.demo run --seed $(DEMO_SEED)
 
 dev: setup
-	@$(BIN)/python -m sd_assets.demo dev --seed $(DEMO_SEED)
+	@$(BIN)/python -m sd_assets.demo dev --seed $(DEMO_SEED) --port $(PORT)
+
+build: setup
+	@$(BIN)/python -m sd_assets $(PARTITION)
 
 test: setup lint
 	$(BIN)/python -m pytest

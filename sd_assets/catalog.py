@@ -100,6 +100,8 @@ def parse(raw: Any, path: Path) -> Catalog:
         if index is not None:
             indices[name] = _resolved(index.it, base)
     entries: dict[str, SeedDataset] = {}
+    shared = _mistakes_in_defaults(sections["defaults"])
+    mistakes.extend(f"defaults.{mistake}" for mistake in sorted(shared))
     for name, value in sections["seed_datasets"].items():
         where = f"seed_datasets.{name}"
         if not isinstance(name, str) or not _SLUG.fullmatch(name) or "..." in name:
@@ -110,7 +112,10 @@ def parse(raw: Any, path: Path) -> Catalog:
         if not isinstance(value, dict):
             mistakes.append(f"{where}: must be a mapping, got {_shown(value)}")
             continue
-        entry = _checked(SeedDataset, _merged(sections["defaults"], value), where, mistakes)
+        own: list[str] = []
+        entry = _checked(SeedDataset, _merged(sections["defaults"], value), where, own)
+        # What is wrong in the defaults is said there, once.
+        mistakes.extend(mistake for mistake in own if mistake.removeprefix(f"{where}.") not in shared)
         if entry is None:
             continue
         if entry.retrieval.index not in sections["indices"]:
@@ -146,6 +151,8 @@ def _checked(model: type[T], value: Any, where: str, mistakes: list[str]) -> T |
             steps = [str(step) for step in item["loc"] if step not in _INTERNAL_STEPS]
             given = "" if item["type"] in ("missing", "value_error") else f", got {_shown(item['input'])}"
             message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
+            if item["type"] == "union_tag_invalid":
+                message = f"there is no kind {item['ctx']['tag']!r}; allowed: {item['ctx']['expected_tags']}"
             mistakes.append(
                 f"{'.'.join([where, *steps])}: {message}{_allowed(model, item['type'], item['loc'])}{given}"
             )
@@ -154,7 +161,11 @@ def _checked(model: type[T], value: Any, where: str, mistakes: list[str]) -> T |
 
 # pydantic puts the tag of a union and our holder's field into the location; a reader of the YAML knows neither.
 _INTERNAL_STEPS = ("it", "folder", "hub", "faiss", "clip-retrieval")
-_MESSAGES = {"extra_forbidden": "unknown field", "missing": "this field is required"}
+_MESSAGES = {
+    "extra_forbidden": "unknown field",
+    "missing": "this field is required",
+    "union_tag_not_found": "`kind:` is required",
+}
 
 
 def _allowed(model: type[BaseModel], kind: str, location: tuple[int | str, ...]) -> str:
@@ -190,6 +201,20 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _mistakes_in_defaults(defaults: Mapping[str, Any]) -> set[str]:
+    """Wrong fields of the defaults; what is missing in them, or fits only the whole entry, is left to the entries."""
+    # An entry needs seeds.
+    sample = {"prompts": {"texts": ["-"]}, **defaults}
+    try:
+        SeedDataset.model_validate(sample)
+    except ValidationError as error:
+        mistakes: list[str] = []
+        _checked(SeedDataset, sample, "", mistakes)
+        kept = [item["type"] not in ("missing", "value_error") for item in error.errors()]
+        return {mistake.removeprefix(".") for mistake, keep in zip(mistakes, kept, strict=True) if keep}
+    return set()
 
 
 def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

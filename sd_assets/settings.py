@@ -107,7 +107,7 @@ class ClipSettings(Settings):
     Attributes:
         model: an open_clip name (`ViT-L-14`), `hf-hub:org/model` or `local-dir:path`.
         pretrained: the tag of the weights of an open_clip name (`openai`); none for the other two.
-        batch_size: images or texts a forward pass; does not change the result.
+        batch_size: images or texts a forward pass; changes results in their last bits at most.
     """
 
     model: str = "ViT-L-14"
@@ -135,7 +135,7 @@ class CaptionerSettings(Settings):
         revision: a branch, tag or commit of the model's repository.
         max_new_tokens: the most tokens of a caption.
         prompt: a text that the caption continues (conditional captioning).
-        batch_size: images a forward pass; does not change the result.
+        batch_size: images a forward pass; changes what the model computes in the last bits at most.
     """
 
     model: str = "Salesforce/blip-image-captioning-base"

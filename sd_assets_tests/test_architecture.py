@@ -29,13 +29,17 @@ HEAVY = {
 
 def imported(path: Path, *, lazily: bool) -> Iterator[str]:
     """Top-level packages that a module imports; those inside functions or for type checking too, if `lazily`."""
-    tree = ast.parse(path.read_text("utf-8"))
-    nodes = ast.walk(tree) if lazily else iter(tree.body)
-    for node in nodes:
+    todo: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
+    while todo:
+        node = todo.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+        if not lazily and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        todo.extend([] if for_types and not lazily else ast.iter_child_nodes(node))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -57,6 +61,15 @@ def test_imports(path: Path) -> None:
 def test_packages_say_what_belongs_there(path: Path) -> None:
     doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     assert len(doc) > 80
+
+
+def test_imports_in_try_and_class_bodies_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "try:\n    import torch\nexcept ImportError:\n    pass\nclass A:\n    import faiss\n    def f(self):\n        import ray\n"
+    )
+    assert set(imported(path, lazily=False)) == {"torch", "faiss"}
+    assert set(imported(path, lazily=True)) == {"torch", "faiss", "ray"}
 
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:

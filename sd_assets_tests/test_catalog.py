@@ -75,7 +75,7 @@ def test_an_unset_variable_hurts_only_who_uses_it(tmp_path: Path) -> None:
         ),
         (with_entry(), "needs `source:` .images., `prompts:`, or both"),
         (with_entry(source={"kind": "folder"}), r"seed_datasets.logos.source.path: this field is required"),
-        (with_entry(source={"kind": "zip"}), "does not match any of the expected tags: 'folder', 'hub'"),
+        (with_entry(source={"kind": "zip"}), "source: there is no kind 'zip'; allowed: 'folder', 'hub'"),
         (
             with_entry(source={"kind": "hub", "id": "a/b", "spilt": "x"}),
             r"spilt: unknown field; allowed: .*split",
@@ -121,6 +121,14 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
         catalog.parse(raw, tmp_path / "c.yaml")
     for place in ("indices.rooms.path", "seed_datasets.a.source.id", "seed_datasets.b", "seed_datasets.c"):
         assert f"  {place}: " in str(caught.value)
+
+
+def test_a_mistake_in_the_defaults_is_said_there_and_once(tmp_path: Path) -> None:
+    entries = {name: {"prompts": {"texts": ["x"]}} for name in ("a", "b", "c")}
+    defaults = {**GOOD["defaults"], "retrieval": {"index": "rooms", "images_per_qery": 20}}
+    with pytest.raises(CatalogError, match="1 mistake") as caught:
+        catalog.parse({**GOOD, "defaults": defaults, "seed_datasets": entries}, tmp_path / "c.yaml")
+    assert "  defaults.retrieval.images_per_qery: unknown field; allowed: " in str(caught.value)
 
 
 def test_an_unknown_entry_lists_those_there_are(tmp_path: Path) -> None:

@@ -7,18 +7,26 @@ from typing import Any
 
 import dagster as dg
 
-from sd_assets.definitions import build_dataset, defs
+from sd_assets import catalog
+from sd_assets.definitions import ASSETS, build_dataset, defs
+from sd_assets.errors import SdAssetsError
 
 # Says which process works on a run, so that a later launch can tell a run that was killed from one that goes on.
 PROCESS_TAG = "sd_assets/process"
 
 
-def build_partition(partition: str) -> bool:
-    """Materialize every asset of a partition; returns whether all of them succeeded.
+ASSET_NAMES = [asset.key.path[0] for asset in ASSETS]
+
+
+def build_partition(partition: str) -> None:
+    """Materialize every asset of a partition.
 
     Raises:
+        SdAssetsError: an asset failed, with its reason; or another run is unfinished: it may hold the slot of the pool
+            `gpu`, and waiting for that may never end.
         DagsterHomeNotSetError: `DAGSTER_HOME` is not set.
     """
+    catalog.load().entry(partition)
     with dg.DagsterInstance.get() as instance:
         end_dead_runs(instance)
         job = defs.resolve_job_def(build_dataset.name).with_logger_defs({"console": progress})
@@ -29,13 +37,29 @@ def build_partition(partition: str) -> bool:
             tags={PROCESS_TAG: _process()},
             raise_on_error=False,
         )
-        return result.success
+    if not result.success:
+        raise SdAssetsError("\n".join(_reason(event) for event in result.all_events if event.is_step_failure))
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """What a person needs to know of a failed step: the message of our own errors, the whole trace of others."""
+    whole = event.step_failure_data.error
+    error = whole
+    while error is not None:
+        if error.cls_name in _EXPECTED:
+            return f"{event.step_key}: {error.message.partition(': ')[2].strip()}"
+        error = error.cause
+    return f"{event.step_key}: {whole.to_string() if whole else 'failed'}"
+
+
+_EXPECTED = {error.__name__ for error in SdAssetsError.__subclasses__()}
 
 
 @dg.logger
 def progress(_: dg.InitLoggerContext) -> logging.Logger:
-    """What stages say, a short line each, and errors whole: for a person at a terminal."""
+    """What stages say, a short line each, for a person at a terminal; errors are said once, when the run is over."""
     handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)
     handler.setFormatter(_Short())
     logger = logging.Logger("sd_assets.progress", logging.INFO)
     logger.addHandler(handler)
@@ -45,26 +69,35 @@ def progress(_: dg.InitLoggerContext) -> logging.Logger:
 class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = getattr(record, "dagster_meta", {})
-        if record.levelno > logging.INFO or not said.get("orig_message"):
-            return super().format(record)
-        return f"{self.formatTime(record, '%H:%M:%S')}  {said['orig_message']}"
+        mark = "warning: " if record.levelno > logging.INFO else ""
+        return (
+            f"{self.formatTime(record, '%H:%M:%S')}  {mark}{said.get('orig_message') or record.getMessage()}"
+        )
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Runs that `build_partition` started and whose process was killed become failed and give their pool slots back.
 
     The daemon's run monitoring would do so; a script must not wait for a daemon that nobody started.
+
+    Raises:
+        SdAssetsError: an unfinished run is alive, or was not started here, so that we cannot tell.
     """
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+    )
     for run in instance.get_runs(filters=unfinished):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
-        if host == socket.gethostname() and not _alive(int(pid)):
-            instance.report_run_failed(
-                run, message="Its process was killed; what it had finished is taken over."
+        if host != socket.gethostname() or _alive(int(pid)):
+            raise SdAssetsError(
+                f"run {run.run_id} ({run.job_name}, {run.tags.get('dagster/partition', 'no partition')}) is not finished, "
+                "and may hold the pool `gpu`: wait for it; if its process was killed, end it in the UI (`make dev`, Runs, "
+                "Terminate), or leave `make dev` running for some minutes: its daemon ends dead runs"
             )
-            storage: Any = instance.event_log_storage
-            if storage.supports_global_concurrency_limits:
-                storage.free_concurrency_slots_for_run(run.run_id)
+        instance.report_run_failed(run, message="Its process was killed; what it had finished is taken over.")
+        storage: Any = instance.event_log_storage
+        if storage.supports_global_concurrency_limits:
+            storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _process() -> str:

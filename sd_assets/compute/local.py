@@ -19,6 +19,8 @@ Log = Callable[[str], None]
 # Between two lines of progress; more often would freeze the page of a run.
 LOG_SECONDS = 10.0
 
+# A batch of large photographs is handed on before it has its rows: Arrow joins no more than 2 GiB.
+MAX_BATCH_BYTES = 256 * 1024 * 1024
 # Threads that prepare; more would hold more decoded images than they save time.
 _PREPARERS = min(os.cpu_count() or 1, 16)
 
@@ -81,16 +83,12 @@ def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: 
                     log(
                         f"{area.folder}: {computed} rows computed, {computed / (logged - started):.1f} rows/s"
                     )
-        facts = {
-            "rows_computed": computed,
-            "rows_per_s": round(computed / (time.monotonic() - started), 2) if computed else None,
-            **(stage.facts() if reader.opened else {}),
-        }
+        facts = {"rows_computed": computed, **staging.last_used, **stage.facts()}
         staged = staging.finish(reader.rows, rows_skipped=reader.skipped, facts=facts)
     except BaseException:
         staging.abandon()
         raise
-    staged.report["seconds"] = round(time.monotonic() - started, 3)
+    _time(staged, started)
     return staged
 
 
@@ -123,8 +121,14 @@ def write_rows(
     except BaseException:
         staging.abandon()
         raise
-    staged.report["seconds"] = round(time.monotonic() - started, 3)
+    _time(staged, started)
     return staged
+
+
+def _time(staged: Staged, started: float) -> None:
+    seconds = time.monotonic() - started
+    staged.report["seconds"] = round(seconds, 3)
+    staged.report["rows_per_s"] = round(staged.report["rows_in"] / seconds, 2)
 
 
 class _Reader:
@@ -152,7 +156,7 @@ class _Reader:
                 held.append(work.cut(0, room))
                 work = work.cut(room, len(work.keys))
                 room -= len(held[-1].keys)
-                if not room:
+                if not room or sum(part.rows.nbytes for part in held) > MAX_BATCH_BYTES:
                     yield _joined(held)
                     held, room = [], self._stage.batch_rows
         if held:

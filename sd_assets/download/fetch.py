@@ -64,7 +64,7 @@ class FetchError(RowError):
         retry_after: float | None = None,
         again: bool | None = None,
     ) -> None:
-        super().__init__(code, " ".join(detail.split())[:300])  # aiohttp's messages have several lines
+        super().__init__(code, " ".join(_text(detail).split())[:300])  # aiohttp's messages have several lines
         self.status = status
         self.retry_after = retry_after
         self.again = code in TRANSIENT if again is None else again
@@ -234,7 +234,9 @@ def checked_url(text: str, policy: AddressPolicy) -> URL:
         FetchError: INVALID_URL, UNSUPPORTED_SCHEME, ADDRESS_FORBIDDEN.
     """
     try:
+        # Names and passwords that somebody left in a link are not ours to send.
         url = URL(text.strip())
+        url = url.with_user(None) if url.raw_user is not None else url
     except ValueError as error:
         raise FetchError(ErrorCode.INVALID_URL, str(error)) from error
     if not url.scheme:
@@ -296,7 +298,7 @@ async def _request(session: aiohttp.ClientSession, url: URL, status: int | None)
         again = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
         detail = f"{url.raw_host}: {cause.strerror or cause}"
         raise FetchError(ErrorCode.DNS_ERROR, detail, status=status, again=again) from error
-    except aiohttp.InvalidURL as error:
+    except (aiohttp.InvalidURL, ValueError) as error:
         code = ErrorCode.INVALID_URL if status is None else ErrorCode.INVALID_REDIRECT
         raise FetchError(code, _line(error), status=status) from error
     except aiohttp.ClientConnectionError as error:
@@ -327,7 +329,8 @@ async def _answer(response: aiohttp.ClientResponse, settings: DownloadSettings) 
     body = await _body(response, settings.max_bytes)
     if not body:
         raise FetchError(ErrorCode.EMPTY, "the answer has no body", status=status)
-    return Answer(body, status, headers.get("ETag"), headers.get("Last-Modified"))
+    etag, last_modified = (headers.get(name) for name in ("ETag", "Last-Modified"))
+    return Answer(body, status, etag and _text(etag), last_modified and _text(last_modified))
 
 
 def _status_code(status: int) -> ErrorCode:
@@ -383,8 +386,13 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         raise FetchError(ErrorCode.INVALID_RESPONSE, detail, status=status)
     inflater = _Inflater() if coding not in ("", "identity") else None
     body = bytearray()
+    taken = 0
     try:
         async for chunk in response.content.iter_any():
+            # What comes counts too, not only what it unfolds to: there may be no end to what unfolds to nothing.
+            taken += len(chunk)
+            if taken > max_bytes:
+                raise _too_large(f"{taken} bytes and more", max_bytes, status)
             for piece in inflater.pieces(chunk) if inflater else (chunk,):
                 body += piece
                 if len(body) > max_bytes:
@@ -410,7 +418,7 @@ class _Inflater:
             # "deflate" comes with zlib's header or, from some servers, without: its first byte tells.
             headed = chunk[0] == 0x1F or chunk[0] & 0x0F == 8
             self._decoder = zlib.decompressobj(32 + zlib.MAX_WBITS if headed else -zlib.MAX_WBITS)
-        while chunk:
+        while chunk and not self._decoder.eof:
             yield self._decoder.decompress(chunk, _PIECE)
             chunk = self._decoder.unconsumed_tail
 
@@ -429,6 +437,11 @@ def _broken_framing(error: BaseException) -> bool:
     if not isinstance(cause, HttpProcessingError) or isinstance(cause, ContentLengthError):
         return False
     return "Not enough data" not in cause.message
+
+
+def _text(value: str) -> str:
+    """Bytes that were not UTF-8 arrive as lone surrogates, which nothing can store."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def _line(error: BaseException) -> str:

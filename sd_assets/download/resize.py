@@ -38,6 +38,13 @@ def judge_size(width: int, height: int, settings: DownloadSettings) -> None:
         raise RowError(
             ErrorCode.ASPECT_RATIO, f"{size} is {ratio:.2f} to 1, over {settings.max_aspect_ratio:g}"
         )
+    scaled = scaled_size(
+        width, height, settings.image_size, settings.resize_mode, settings.resize_only_if_bigger
+    )
+    if scaled is not None and scaled[0] * scaled[1] > settings.max_pixels:
+        # A strip whose shorter side is enlarged: 1 x 20,000 would become 512 x 10,240,000.
+        detail = f"{size} would be scaled to {scaled[0]} x {scaled[1]}, over the limit of {settings.max_pixels} pixels"
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
 
 def scaled_size(

@@ -33,6 +33,16 @@ class LazyModel(ABC, Generic[Parts]):
         self._parts: Parts | None = None
         self._lock = threading.Lock()
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Names the model and its weights."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is used, for metadata: the model; where and how it runs, once it is loaded."""
+        running = {} if self._parts is None else {"device": self.device, "precision": self.precision}
+        return {"model": self.identity, **running}
+
     def load(self) -> None:
         """Loads the model; does nothing if it is there.
 
@@ -101,15 +111,16 @@ def pick_precision(device: str, asked: str) -> str:
 
 
 def padded_batches(items: Sequence[Any], size: int) -> Iterator[tuple[list[Any], int]]:
-    """(`size` items, how many of them count): the last batch is filled up with its last item.
+    """(items of one batch, how many of them count): a batch is filled up with its last item.
 
-    Batches of one size take the same path through the kernels, so that a row's bytes do not depend on how many came
+    To a multiple of 16, whatever `size` is: for other sizes some kernels treat the last rows in another way, and a
+    row's bytes would depend on its place. Batches of one size take the same path through the kernels, so that a row's bytes do not depend on how many came
     with it. The filling is a copy of a real item, which ends its caption when that does.
     """
     for start in range(0, len(items), size):
         batch = list(items[start : start + size])
         count = len(batch)
-        yield batch + [batch[-1]] * (size - count), count
+        yield batch + [batch[-1]] * (-(-size // 16) * 16 - count), count
 
 
 def folder_digest(folder: Path) -> str:

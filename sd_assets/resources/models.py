@@ -12,7 +12,7 @@ class _ModelResource(dg.ConfigurableResource["_ModelResource"]):
 
     Attributes:
         device: `cuda`, `cuda:1`, `mps`, `cpu`, or `auto`: the first of these that there is.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: what is right for the device.
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: what is right for the device.
     """
 
     device: str = "auto"

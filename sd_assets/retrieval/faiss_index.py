@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.columns import NAMES, chosen_columns, hit_of
 from sd_assets.retrieval.index import Answer, Hit, checked_queries, query_failed
 from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER
+
+_log = logging.getLogger(__name__)
 
 # From 20 queries on, FAISS computes a Flat index with one matrix product, whose last bits depend on the batch. Smaller blocks
 # keep the promise that a row's result does not depend on its batch.
@@ -77,6 +80,16 @@ class FaissIndex:
             raise RetrievalError(
                 f"index {self._name!r}: {self._index_file} holds {index.ntotal} vectors, but the metadata in "
                 f"{self._folder / METADATA_FOLDER} only {metadata.rows} rows: files are missing there, or belong to another index"
+            )
+        if metadata.rows > index.ntotal:
+            # clip-retrieval serves such folders, so it may be meant.
+            _log.warning(
+                "index %r: %s has %d rows for %d vectors: if a file there belongs to another index and sorts first, every "
+                "URL is wrong",
+                self._name,
+                self._folder / METADATA_FOLDER,
+                metadata.rows,
+                index.ntotal,
             )
         self._metadata = metadata
         self._index = index

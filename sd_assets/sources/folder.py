@@ -211,7 +211,7 @@ def _broken_line(file: Path) -> str | None:
 def _plain(folder: Path, paths: list[str], labels: bool) -> Iterator[tuple[str, str | None]]:
     """(file relative to the folder, label) of files without metadata, in the order given."""
     readable = [path for path in paths if _for_datasets(folder / path)]
-    texts: dict[str, str | None] = {}
+    read: set[str] = set()
     if readable:
         try:
             stream = _imagefolder(
@@ -220,11 +220,14 @@ def _plain(folder: Path, paths: list[str], labels: bool) -> Iterator[tuple[str, 
             feature = (stream.features or {}).get("label")
             for row in _undecoded(stream, "image"):
                 path = Path(os.path.relpath(row["image"]["path"], folder)).as_posix()
-                texts[path] = text_of(row["label"], feature) if labels else None
+                read.add(path)
+                yield path, text_of(row["label"], feature) if labels else None
         except Exception as error:
             raise SourceError(f"source.path {folder} cannot be read: {reason(error)}") from error
+    # What `datasets` cannot take, or left out, is still a row.
     for path in paths:
-        yield path, texts.get(path, Path(folder / path).parent.name if labels else None)
+        if path not in read:
+            yield path, Path(folder / path).parent.name if labels else None
 
 
 def _for_datasets(path: Path) -> bool:

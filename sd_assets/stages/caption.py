@@ -50,11 +50,7 @@ class CaptionStage(Stage):
         return self._captioner.fingerprint_settings
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "model": self._captioner.identity,
-            "device": self._captioner.device,
-            "precision": self._captioner.precision,
-        }
+        return self._captioner.facts()
 
     def prepare(self, rows: pa.RecordBatch) -> list[Any]:
         """For each row the model's inputs, or the text it has, or why it cannot be read."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sd_assets.download.codes import TRANSIENT
+from sd_assets.errors import ErrorCode
 from sd_assets.schemas import DOWNLOADED_IMAGES, TableSchema
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages.stage import Stage, rows_of
@@ -32,6 +33,10 @@ _RESULT_SETTINGS = {
 }
 
 
+# Worth another look once old enough: what may pass, and what depends on a setting that must not refetch everything.
+_MAY_CHANGE = TRANSIENT | {ErrorCode.OPTED_OUT, ErrorCode.TOO_MANY_REDIRECTS}
+
+
 class DownloadStage(Stage):
     """Fetches, judges, resizes. What failed in a way that may pass is tried again once it is old enough."""
 
@@ -40,10 +45,11 @@ class DownloadStage(Stage):
     # Small batches, many at once: a slow host holds up its own batch only. How many images are fetched at once is the
     # downloader's to say.
     batch_rows = 16
-    threads = 16
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings
+        # Enough for every connection to have its next URL at hand.
+        self.threads = 2 * settings.connections // self.batch_rows + 4
         self._downloader: Downloader | None = None
         self.judge = Judge(("error", "fetched_at"), self._may_reuse)
 
@@ -75,7 +81,7 @@ class DownloadStage(Stage):
     def _may_reuse(self, rows: pa.RecordBatch) -> list[bool]:
         limit = datetime.now(UTC) - timedelta(hours=self._settings.retry_failed_after_h)
         errors, times = rows.column("error").to_pylist(), rows.column("fetched_at").to_pylist()
-        return [error not in TRANSIENT or at > limit for error, at in zip(errors, times, strict=True)]
+        return [error not in _MAY_CHANGE or at > limit for error, at in zip(errors, times, strict=True)]
 
 
 def url_rows(retrieved_image_urls: Table) -> Iterator[pa.RecordBatch]:

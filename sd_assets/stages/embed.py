@@ -46,11 +46,7 @@ class EmbedStage(Stage):
         self._encoder.load()
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "model": self._encoder.identity,
-            "device": self._encoder.device,
-            "precision": self._encoder.precision,
-        }
+        return self._encoder.facts()
 
     def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[np.float32] | str | RowError]:
         return [

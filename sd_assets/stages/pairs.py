@@ -22,23 +22,25 @@ def pair_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of text_image_pairs: seeds in their order, then downloads in theirs.
 
-    Fills `counts` as it goes: the input rows are the images; those that failed at an earlier stage or have no caption
-    are skipped, the same image under another URL, or a seed that was retrieved too, is a duplicate.
+    An image that was found under several URLs has the URL, alt text, licence and similarity of the most similar, and
+    the queries of all; a seed that was found, too, has them as well, and keeps its own text. Fills `counts` as it goes:
+    the input rows are the images; those that failed at an earlier stage or have no caption are skipped, the same image
+    once more is a duplicate.
 
-    Images stream; what is held are the captions and the ids of the images that have passed (some hundred bytes an
-    image).
+    Images stream; what is held are captions and what retrieval knows, some hundred bytes an image.
     """
     captions: dict[str, list[str]] = {}
     for batch in image_captions.batches(["image_id", "caption", "error"]):
         for row in batch.to_pylist():
             if row["error"] is None:
                 captions.setdefault(row["image_id"], []).append(row["caption"])
+    found = _found(retrieved_image_urls, downloaded_images)
     seen: set[str] = set()
-
-    def pairs(rows: Iterator[list[dict[str, Any]]]) -> Iterator[pa.RecordBatch]:
-        for batch in rows:
+    for table, origin in ((seed_images, "seed"), (downloaded_images, "retrieved")):
+        columns = [name for name in (*_IMAGE_COLUMNS, "text") if name != "text" or origin == "seed"]
+        for batch in table.batches(columns):
             kept = []
-            for row in batch:
+            for row in batch.to_pylist():
                 counts.rows += 1
                 identity = row["image_id"]
                 if row.pop("error") is not None or identity not in captions:
@@ -47,44 +49,38 @@ def pair_batches(
                     counts.duplicates += 1
                 else:
                     seen.add(identity)
-                    kept.append({**row, "captions": captions[identity]})
+                    known = found.get(identity, {})
+                    text = row.get("text") or known.get("alt_text")
+                    kept.append(
+                        {**known, **row, "text": text, "captions": captions[identity], "origin": origin}
+                    )
             if kept:
                 yield rows_of(TEXT_IMAGE_PAIRS, kept)
 
-    yield from pairs(_seeds(seed_images))
-    yield from pairs(_downloads(retrieved_image_urls, downloaded_images))
+
+_IMAGE_COLUMNS = ("image_id", "image", "width", "height", "error")
 
 
-_IMAGE_COLUMNS = ["image_id", "image", "width", "height", "error"]
-
-
-def _seeds(seed_images: Table) -> Iterator[list[dict[str, Any]]]:
-    for batch in seed_images.batches([*_IMAGE_COLUMNS, "text"]):
-        yield [{**row, "origin": "seed"} for row in batch.to_pylist()]
-
-
-def _downloads(retrieved_image_urls: Table, downloaded_images: Table) -> Iterator[list[dict[str, Any]]]:
-    """Downloads with what retrieval knows of their URLs; both tables are in the order of `url_id`."""
-    columns = ["url_id", "alt_text", "licence", "similarity", "hits"]
+def _found(retrieved_image_urls: Table, downloaded_images: Table) -> dict[str, dict[str, Any]]:
+    """What retrieval knows of each image, by its image_id. Both tables are in the order of `url_id`."""
+    columns = ["url_id", "url", "alt_text", "licence", "similarity", "hits"]
     urls = (row for batch in retrieved_image_urls.batches(columns) for row in batch.to_pylist())
-    for batch in downloaded_images.batches(["url_id", "url", *_IMAGE_COLUMNS]):
-        joined = []
+    found: dict[str, dict[str, Any]] = {}
+    for batch in downloaded_images.batches(["url_id", "image_id"]):
         for row in batch.to_pylist():
-            identity = row.pop("url_id")
-            url = next((url for url in urls if url["url_id"] == identity), None)
+            url = next((url for url in urls if url["url_id"] == row["url_id"]), None)
             if url is None:
                 raise TableError(
                     f"{downloaded_images.uri} was made from another version of {retrieved_image_urls.uri}: "
                     "materialize downloaded_images again"
                 )
-            joined.append(
-                {
-                    **row,
-                    "origin": "retrieved",
-                    "text": url["alt_text"],
-                    "licence": url["licence"],
-                    "similarity": url["similarity"],
-                    "query_ids": sorted({hit["query_id"] for hit in url["hits"]}),
-                }
-            )
-        yield joined
+            if row["image_id"] is None:
+                continue
+            queries = {hit["query_id"] for hit in url["hits"]}
+            known = found.get(row["image_id"])
+            if known is not None:
+                queries |= set(known["query_ids"])
+            if known is None or url["similarity"] > known["similarity"]:
+                known = {name: url[name] for name in ("url", "alt_text", "licence", "similarity")}
+            found[row["image_id"]] = {**known, "query_ids": sorted(queries)}
+    return found

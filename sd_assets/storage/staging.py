@@ -110,6 +110,12 @@ class Staging:
             self._lease.close()
             raise
 
+    @property
+    def last_used(self) -> dict[str, Any]:
+        """What the run that made the last version said of the model it used, for a run that needs none."""
+        report = self._base.report if self._base else {}
+        return {name: report[name] for name in ("model", "device", "precision") if name in report}
+
     # --- what the next version holds -----------------------------------------------------------------------------
 
     def place(self, key: bytes | None, work: bytes) -> Place:

@@ -27,6 +27,7 @@ from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
 from sd_assets.schemas import DOWNLOADED_IMAGES, image_id
 from sd_assets.settings import DownloadSettings
+from sd_assets.stages.stage import rows_of
 from sd_assets_tests.download.misbehaving import Server, answer, in_turn, raw
 
 E = ErrorCode
@@ -609,3 +610,47 @@ def test_closing_ends_what_is_in_flight_and_every_thread(server: Server) -> None
     with pytest.raises(RuntimeError, match="closed"):
         downloader.download([])
     assert threading.active_count() <= before
+
+
+# --- one odd row must not stop the others ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD + b'ETag: "caf\xe9"\r\n',
+        HEAD + b"Last-Modified: Fr, 1. M\xe4rz\r\n",
+        b"HTTP/1.1 404 Nicht gefunden \xfcber\r\nConnection: close\r\n",
+        b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: http://\xff\xfe/\r\n",
+    ],
+)
+def test_bytes_that_are_no_text_can_be_stored(server: Server, jpeg: bytes, head: bytes) -> None:
+    server.paths["/a"] = raw(head + b"Content-Length: %d\r\n\r\n" % len(jpeg) + jpeg)
+    (row,) = get(server, "/a")
+    assert row.error in (None, E.NOT_FOUND, E.INVALID_REDIRECT, E.DNS_ERROR)
+    # As the stage does: lone surrogates would stop the whole partition here.
+    rows_of(DOWNLOADED_IMAGES, [dataclasses.asdict(row)])
+
+
+@pytest.mark.parametrize("user", ["a%3Ab:c@", "日:x@", "me:secret@"])
+def test_credentials_in_a_url_are_not_sent(server: Server, jpeg: bytes, user: str) -> None:
+    server.paths["/a"] = answer(body=jpeg)
+    (row,) = get(server, f"http://{user}127.0.0.1:{server.port}/a")
+    assert row.error is None
+    assert "authorization" not in server.headers["/a"]
+
+
+@pytest.mark.parametrize("mode", ["center_crop", "keep_ratio"])
+def test_a_strip_is_not_enlarged_beyond_the_limit(server: Server, mode: str) -> None:
+    server.paths["/a"] = answer(body=saved(Image.new("RGB", (1, 20_000)), "PNG"))
+    (row,) = get(server, "/a", resize_mode=mode)
+    assert row.error == E.TOO_MANY_PIXELS
+    assert row.error_detail and "would be scaled to 512 x 10240000" in row.error_detail
+
+
+def test_bytes_after_the_end_of_gzip_count(server: Server, jpeg: bytes) -> None:
+    body = gzip.compress(jpeg)
+    server.paths["/short"] = raw(HEAD + b"Content-Encoding: gzip\r\n\r\n" + body + b"\0" * 1_000)
+    server.paths["/long"] = raw(HEAD + b"Content-Encoding: gzip\r\n\r\n" + body, *[b"\0" * 100_000] * 200)
+    short, long = get(server, "/short", "/long", max_bytes=1_000_000)
+    assert (short.error, long.error) == (None, E.TOO_LARGE)

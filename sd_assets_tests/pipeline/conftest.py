@@ -39,12 +39,8 @@ def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
     def started(
         partition: str, data: Path, command: list[str] | None = None, **environment: str
     ) -> "subprocess.Popen[str]":
-        code = (
-            "import sys; from sd_assets.automation.launch import build_partition; "
-            f"sys.exit(not build_partition({partition!r}))"
-        )
         return subprocess.Popen(
-            command or [sys.executable, "-c", code],
+            command or [sys.executable, "-m", "sd_assets", partition],
             cwd=PROJECT,
             env={
                 **os.environ,

@@ -11,6 +11,7 @@ from sd_assets import catalog
 from sd_assets.definitions import ASSETS, build_dataset, build_definitions
 from sd_assets.demo.evaluate import evaluate
 from sd_assets.demo.world import World
+from sd_assets.models.loading import LazyModel
 from sd_assets.resources.storage import StorageResource
 from sd_assets.stages.stage import Stage
 from sd_assets.storage.table import Table
@@ -98,7 +99,7 @@ def test_a_pair_is_an_image_with_its_captions(
     assert rows
     for row in rows:
         assert row["image"] and row["captions"] and all(row["captions"])
-        assert (row["url"] is None) == (row["origin"] == "seed")
+        assert row["origin"] == "seed" or row["url"]
     assert {row["origin"] for row in rows} == (
         {"seed", "retrieved"} if built[0] == "demo_rooms" else {"retrieved"}
     )
@@ -137,11 +138,17 @@ def test_a_second_run_does_nothing_again(
 
     for stage in Stage.__subclasses__():
         monkeypatch.setattr(stage, "open", forbidden)
+    for model in LazyModel.__subclasses__():
+        monkeypatch.setattr(model, "_load", forbidden)
     pipeline.run(built[0])
     assert pipeline.versions(built[0]) == before
     for name in NAMES:
         report = pipeline.report(name, built[0])
         assert report["rows_reused"] == report["rows_ok"] + report["rows_failed"], name
+        assert report["rows_per_s"] > 0
+        # What made the rows is still said where no model ran.
+        if name in ("seed_embeddings", "image_captions"):
+            assert {"model", "device", "precision"} <= set(report), name
 
 
 def test_the_shipped_entries_are_the_partitions() -> None:

@@ -1,6 +1,8 @@
 """Runs in processes of their own: killed and run again, and a user's folder of photographs as an entry."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,41 +31,81 @@ def data_versions(data: Path, partition: str) -> dict[str, str]:
 
 @pytest.mark.timeout(600)
 def test_killed_runs_end_in_the_same_tables_as_an_undisturbed_one(start: Start, tmp_path: Path) -> None:
-    started = time.monotonic()
     finished(start("demo_rooms", tmp_path / "clean"))
-    whole = time.monotonic() - started
-    for share in (0.5, 0.7, 0.85):
+    hidden = tmp_path / "killed" / "_sd_assets"
+    # In the middle of a model, of the downloads once some of them are kept, and of the last table.
+    for sign in (
+        "seed_embeddings/demo_rooms/leases/*.json",
+        "downloaded_images/demo_rooms/wip/*.json",
+        "image_captions/demo_rooms/leases/*.json",
+    ):
         process = start("demo_rooms", tmp_path / "killed")
-        time.sleep(whole * share)
+        deadline = time.monotonic() + 120
+        while not list(hidden.glob(sign)):
+            assert process.poll() is None and time.monotonic() < deadline, f"nothing to kill at {sign}"
+            time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        for lease in hidden.glob("*/demo_rooms/leases/*.json"):
+            lease.unlink()  # of the dead run, so that the next sign is of the next
     finished(start("demo_rooms", tmp_path / "killed"))
     assert data_versions(tmp_path / "killed", "demo_rooms") == data_versions(tmp_path / "clean", "demo_rooms")
+    downloads = TableStore(LocalFiles(tmp_path / "killed")).area("downloaded_images", "demo_rooms").last_run()
+    assert downloads["rows_reused"] == downloads["rows_in"]
+
+
+def test_a_failed_run_says_why_in_a_line(start: Start, tmp_path: Path) -> None:
+    own = tmp_path / "catalogue.yaml"
+    entry = {
+        "prompts": {"texts": ["a red sofa"]},
+        "clip": {"model": f"local-dir:{PROJECT}/sd_assets/demo/models/clip"},
+    }
+    indices = {"laion": {"kind": "faiss", "path": "nowhere"}}
+    own.write_text(yaml.safe_dump({"indices": indices, "seed_datasets": {"broken": entry}}))
+    process = start("broken", tmp_path / "data", **{catalog.CATALOG_VARIABLE: str(own)})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"error: retrieval_hits: index 'laion': there is no {tmp_path}/nowhere/image.index" in output
+    assert "Traceback" not in output
 
 
 WITHOUT_NETWORK = """
 import fcntl, socket, struct, sys
-from pathlib import Path
-from sd_assets.automation.launch import build_partition
-from sd_assets.demo.server import WorldServer
+from sd_assets.demo.__main__ import main
 
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:  # bring the loopback interface up
     fcntl.ioctl(control, 0x8914, struct.pack("16sh14s", b"lo", 0x1 | 0x40, b""))
-with WorldServer(Path(sys.argv[1])):
-    sys.exit(not build_partition("demo_prompts"))
+sys.exit(main())
 """
 
 
-def test_a_run_needs_nothing_but_loopback(start: Start, world: World, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_the_demo_reaches_its_figures_with_nothing_but_loopback(start: Start, tmp_path: Path) -> None:
     isolated = ["unshare", "--map-root-user", "--net"]
     try:
         subprocess.run([*isolated, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {error}")
-    finished(
-        start("demo_prompts", tmp_path, [*isolated, sys.executable, "-c", WITHOUT_NETWORK, str(world.folder)])
+    except (OSError, subprocess.CalledProcessError):
+        isolated = []  # no network namespaces here: the figures are still worth having
+    lonely = [sys.executable, "-c", WITHOUT_NETWORK] if isolated else [sys.executable, "-m", "sd_assets.demo"]
+    seed = random.randrange(10_000, 1_000_000)
+    output = finished(
+        start(
+            "demo_rooms",
+            tmp_path / "data",
+            [*isolated, *lonely, "run", "--seed", str(seed)],
+            SD_ASSETS_DEMO=str(tmp_path / "world"),
+            DAGSTER_HOME=str(tmp_path),
+        )
     )
-    assert TableStore(LocalFiles(tmp_path)).open("text_image_pairs", "demo_prompts").num_rows > 50
+    found = json.loads(output.strip().splitlines()[-1])
+    assert found["seed"] == seed
+    assert found["retrieval_precision_at_10"] >= 0.85
+    assert found["caption_pair_accuracy"] >= 0.9
+    assert found["caption_object_recall"] >= 0.8
+    assert found["fault_kinds"] >= 12
+    assert found["faults_classified_right"] == found["faults_planted"] >= 5 * found["fault_kinds"]
+    assert found["false_faults"] == 0
 
 
 def photographs(folder: Path) -> set[str]:

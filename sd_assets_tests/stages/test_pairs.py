@@ -24,12 +24,12 @@ URLS = [
         "url_id": f"{n}",
         "url": f"http://h/{n}",
         "alt_text": f"alt {n}",
-        "similarity": 0.5,
+        "similarity": 0.75 if n == 3 else 0.5,
         "licence": "CC0",
         "hits": hits,
     }
     for n, hits in enumerate(
-        [[{"query_id": "q2"}, {"query_id": "q1"}], [], [{"query_id": "q1"}], [{"query_id": "q1"}]]
+        [[{"query_id": "q2"}, {"query_id": "q1"}], [], [{"query_id": "q1"}], [{"query_id": "q3"}]]
     )
 ]
 DOWNLOADS: list[dict[str, Any]] = [
@@ -66,15 +66,20 @@ def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None
     }
     assert list(pairs) == ["a", "b", "c"]
     assert pairs["b"]["captions"] == ["a long b", "b"]
-    assert (pairs["a"]["origin"], pairs["a"]["image"], pairs["a"]["text"], pairs["a"]["url"]) == (
+    # A seed that was found, too, keeps its bytes and its text.
+    a = pairs["a"]
+    assert (a["origin"], a["image"], a["text"], a["url"], a["query_ids"]) == (
         "seed",
         b"A",
         "own",
-        None,
+        "http://h/2",
+        ["q1"],
     )
+    assert (pairs["b"]["url"], pairs["b"]["text"], pairs["b"]["query_ids"]) == (None, None, None)
     c = pairs["c"]
-    assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/0", "alt 0", "CC0")
-    assert (c["similarity"], c["query_ids"], c["captions"]) == (0.5, ["q1", "q2"], ["a c"])
+    # Found under two URLs: the more similar one, and the queries of both.
+    assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/3", "alt 3", "CC0")
+    assert (c["similarity"], c["query_ids"], c["captions"]) == (0.75, ["q1", "q2", "q3"], ["a c"])
     # Eight images came in: two failed, one has no caption; one seed was retrieved too, one image has two URLs.
     assert (len(pairs), counts) == (3, InputCounts(rows=8, duplicates=2, skipped=3))
 
