@@ -14,8 +14,10 @@ from sd_assets.errors import SdAssetsError
 # Says which process works on a run, so that a later launch can tell a run that was killed from one that goes on.
 PROCESS_TAG = "sd_assets/process"
 
-
 ASSET_NAMES = [asset.key.path[0] for asset in ASSETS]
+
+# Errors whose message says all that a person needs.
+_EXPECTED = {error.__name__ for error in SdAssetsError.__subclasses__()}
 
 
 def build_partition(partition: str) -> None:
@@ -50,9 +52,6 @@ def _reason(event: dg.DagsterEvent) -> str:
             return f"{event.step_key}: {error.message.partition(': ')[2].strip()}"
         error = error.cause
     return f"{event.step_key}: {whole.to_string() if whole else 'failed'}"
-
-
-_EXPECTED = {error.__name__ for error in SdAssetsError.__subclasses__()}
 
 
 @dg.logger

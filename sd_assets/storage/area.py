@@ -199,8 +199,8 @@ class Area:
                 # Ours, if the answer to a first attempt was lost on the way.
                 if (winner.run_id, winner.shards) != (run_id, shards):
                     raise self._lost(run_id)
-            elif self._newest() != number:
-                # We were so late that the number had been used and swept already.
+            elif self._newest() >= number + KEPT_VERSIONS:
+                # We were so late that the number had been used and swept already: that takes so many newer ones.
                 self.files.delete(self._manifest_path(number))
                 raise self._lost(run_id)
         current = self.latest()
