@@ -1,0 +1,1 @@
+"""Mirrors sd_assets.automation."""
