@@ -50,6 +50,25 @@ class Catalog(Settings):
                 f"{self.path}: there is no seed dataset {name!r}; there are: {known}"
             ) from None
 
+    def sections(self, name: str) -> dict[str, dict[str, Any]]:
+        """What the entry `name` says, as JSON, section by section; only what changes what comes out.
+
+        An entry's `retrieval` brings the definition of its index along.
+
+        Raises:
+            CatalogError: there is no such entry.
+        """
+        entry = self.entry(name)
+        index = self.index(entry.retrieval.index)
+        return {
+            "source": entry.source.effects() if entry.source else {},
+            "prompts": entry.prompts.effects() if entry.prompts else {},
+            "clip": entry.clip.effects(),
+            "retrieval": {**entry.retrieval.effects(), "index_definition": index.effects()},
+            "download": entry.download.effects(),
+            "captioner": entry.captioner.effects(),
+        }
+
     def index(self, name: str) -> FaissIndexSettings | ServiceIndexSettings:
         """The index `name`; that it exists was checked when the catalogue was read."""
         return self.indices[name]

@@ -1,14 +1,15 @@
-"""Where everything meets: assets, resources, jobs.
+"""Where everything meets: assets, resources, jobs, schedules.
 
 `defs` is what Dagster loads. `build_definitions` is the seam for tests and for deployments that put a resource of
 their own in place of ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from sd_assets.assets.catalog_entry import catalog_entry
 from sd_assets.assets.downloaded_images import downloaded_images
 from sd_assets.assets.image_captions import image_captions
 from sd_assets.assets.retrieval_hits import retrieval_hits
@@ -17,6 +18,9 @@ from sd_assets.assets.seed_embeddings import seed_embeddings
 from sd_assets.assets.seed_images import seed_images
 from sd_assets.assets.seed_prompts import seed_prompts
 from sd_assets.assets.text_image_pairs import text_image_pairs
+from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.schedules import weekly_refresh
+from sd_assets.automation.sensors import catalog_edits
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import CaptionerResource, ClipResource
@@ -33,17 +37,23 @@ ASSETS = [
     text_image_pairs,
 ]
 
-# Everything for one seed dataset: what `make demo` launches, and what one backfills.
-build_dataset = dg.define_asset_job("build_dataset", selection=dg.AssetSelection.all())
 
-
-def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+def build_definitions(
+    resource_overrides: Mapping[str, Any] | None = None,
+    *,
+    assets: Sequence[dg.AssetsDefinition] = (),
+    asset_checks: Sequence[dg.AssetChecksDefinition] = (),
+) -> dg.Definitions:
     """All definitions.
 
     Args:
         resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `compute`, `parquet`), what
             is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is.
+        assets: further assets; one with the key of one of ours takes its place.
+        asset_checks: further checks.
     """
+    replaced = {key for asset in assets for key in asset.keys}
+    kept = [asset for asset in ASSETS if asset.key not in replaced]
     overrides = dict(resource_overrides or {})
     storage = overrides.get("storage", StorageResource())
     resources = {
@@ -55,7 +65,14 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         "parquet": ParquetIOManager(storage=storage),
         **overrides,
     }
-    return dg.Definitions(assets=ASSETS, jobs=[build_dataset], resources=resources)
+    return dg.Definitions(
+        assets=[catalog_entry, *kept, *assets],
+        asset_checks=asset_checks,
+        jobs=[build_dataset],
+        schedules=[weekly_refresh],
+        sensors=[catalog_edits],
+        resources=resources,
+    )
 
 
 defs = build_definitions()

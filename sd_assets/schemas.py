@@ -55,18 +55,27 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _table(
+def table(
     name: str,
     key: Sequence[str],
-    columns: list[pa.Field],
+    columns: Sequence[pa.Field],
     *,
     bookkeeping: Sequence[str] = (),
     images: bool = False,
 ) -> TableSchema:
+    """A table's schema; the columns `error` and `error_detail` are added.
+
+    Args:
+        name: of the table, and of the asset that makes it.
+        key: columns that identify a row.
+        columns: all others too, in order.
+        bookkeeping: columns that do not count in the data version.
+        images: whether rows hold images: smaller shards and row groups.
+    """
     return TableSchema(
         name,
         tuple(key),
-        pa.schema(columns + ERROR_FIELDS),
+        pa.schema([*columns, *ERROR_FIELDS]),
         frozenset({*bookkeeping, "error_detail"}),
         shard_rows=512 if images else 16_384,
         row_group_rows=32 if images else 4_096,
@@ -99,7 +108,7 @@ URL_HIT = pa.struct(
     ]
 )
 
-SEED_IMAGES = _table(
+SEED_IMAGES = table(
     "seed_images",
     ["image_id"],
     [
@@ -117,12 +126,12 @@ SEED_IMAGES = _table(
     images=True,
 )
 
-SEED_PROMPTS = _table(
+SEED_PROMPTS = table(
     "seed_prompts", ["prompt_id"], [pa.field("prompt_id", pa.string()), pa.field("prompt", pa.string())]
 )
 
 
-SEED_EMBEDDINGS = _table(
+SEED_EMBEDDINGS = table(
     "seed_embeddings",
     ["query_id"],
     [
@@ -135,7 +144,7 @@ SEED_EMBEDDINGS = _table(
     ],
 )
 
-RETRIEVAL_HITS = _table(
+RETRIEVAL_HITS = table(
     "retrieval_hits",
     ["query_id"],
     [
@@ -146,7 +155,7 @@ RETRIEVAL_HITS = _table(
     ],
 )
 
-RETRIEVED_IMAGE_URLS = _table(
+RETRIEVED_IMAGE_URLS = table(
     "retrieved_image_urls",
     ["url_id"],
     [
@@ -159,7 +168,7 @@ RETRIEVED_IMAGE_URLS = _table(
     ],
 )
 
-DOWNLOADED_IMAGES = _table(
+DOWNLOADED_IMAGES = table(
     "downloaded_images",
     ["url_id"],
     [
@@ -184,7 +193,7 @@ DOWNLOADED_IMAGES = _table(
     images=True,
 )
 
-IMAGE_CAPTIONS = _table(
+IMAGE_CAPTIONS = table(
     "image_captions",
     ["image_id", "variant"],
     [
@@ -196,7 +205,7 @@ IMAGE_CAPTIONS = _table(
     ],
 )
 
-TEXT_IMAGE_PAIRS = _table(
+TEXT_IMAGE_PAIRS = table(
     "text_image_pairs",
     ["image_id"],
     [

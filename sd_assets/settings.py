@@ -5,15 +5,24 @@ How a file is read, merged and expanded, and how its mistakes are reported, is i
 
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
-    """Knows its fields and refuses others; does not change."""
+    """Knows its fields and refuses others; does not change.
+
+    Attributes:
+        WITHOUT_EFFECT: fields that say how to work, not what comes out: timeouts, retries, batch sizes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
+
+    def effects(self) -> dict[str, Any]:
+        """The fields that change what comes out, as JSON."""
+        return self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT))
 
 
 # --- where the seeds come from -----------------------------------------------------------------------------------
@@ -110,6 +119,8 @@ class ClipSettings(Settings):
         batch_size: images or texts a forward pass; changes results in their last bits at most.
     """
 
+    WITHOUT_EFFECT = frozenset({"batch_size"})
+
     model: str = "ViT-L-14"
     pretrained: str | None = None
     batch_size: int = Field(32, ge=1)
@@ -137,6 +148,8 @@ class CaptionerSettings(Settings):
         prompt: a text that the caption continues (conditional captioning).
         batch_size: images a forward pass; changes what the model computes in the last bits at most.
     """
+
+    WITHOUT_EFFECT = frozenset({"batch_size"})
 
     model: str = "Salesforce/blip-image-captioning-base"
     revision: str | None = None
@@ -188,6 +201,11 @@ class DownloadSettings(Settings):
         allow_addresses: private or loopback networks that may be fetched from all the same: `127.0.0.1`,
             `10.0.0.0/8`, `[::1]`, each optionally with `:port`.
     """
+
+    # Only what may pass, or is looked at again, could come out otherwise; a longer timeout must not fetch all anew.
+    WITHOUT_EFFECT = frozenset(
+        {"timeout_s", "retries", "retry_failed_after_h", "max_redirects", "connections", "user_agent"}
+    )
 
     image_size: int = Field(512, ge=1, le=16_384)
     resize_mode: ResizeMode = "center_crop"
@@ -249,6 +267,8 @@ class ServiceIndexSettings(Settings):
         retries: further attempts for a query that failed in a way that may pass.
         connections: queries in flight at once.
     """
+
+    WITHOUT_EFFECT = frozenset({"timeout_s", "retries", "connections"})
 
     kind: Literal["clip-retrieval"]
     url: str

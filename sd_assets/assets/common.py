@@ -1,6 +1,6 @@
 """What all assets share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -14,14 +14,25 @@ SEEDS: Final = dg.StaticPartitionsDefinition(list(catalog.load().seed_datasets))
 GPU_POOL: Final = "gpu"
 
 
+def section_key(section: str) -> dg.AssetKey:
+    """The asset that stands for a section of the catalogue's entries; see `assets.catalog_entry`."""
+    return dg.AssetKey(["catalog", section])
+
+
 def seed_asset(
-    group_name: str, code_version: str, *, kinds: frozenset[str] = frozenset(), pool: str | None = None
+    group_name: str,
+    code_version: str,
+    *,
+    sections: Sequence[str] = (),
+    kinds: frozenset[str] = frozenset(),
+    pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """An asset with one partition per seed dataset, kept as Parquet.
 
     Args:
         group_name: as the asset graph shows it.
         code_version: of the stage: Dagster shows what is stale by it.
+        sections: of the catalogue's entry that it reads: an edit of one shows the asset as stale.
         kinds: of tool, besides Parquet.
         pool: that limits how many such assets run at once.
     """
@@ -29,6 +40,7 @@ def seed_asset(
         partitions_def=SEEDS,
         io_manager_key="parquet",
         group_name=group_name,
+        deps=[section_key(section) for section in sections],
         code_version=code_version,
         kinds={"parquet", *kinds},
         pool=pool,

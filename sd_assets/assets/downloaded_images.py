@@ -10,7 +10,7 @@ from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("images", DownloadStage.version)
+@seed_asset("images", DownloadStage.version, sections=["download"])
 def downloaded_images(
     context: dg.AssetExecutionContext,
     retrieved_image_urls: Table,

@@ -11,7 +11,9 @@ from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("images", CaptionStage.version, kinds=frozenset({"pytorch"}), pool=GPU_POOL)
+@seed_asset(
+    "images", CaptionStage.version, sections=["captioner"], kinds=frozenset({"pytorch"}), pool=GPU_POOL
+)
 def image_captions(
     context: dg.AssetExecutionContext,
     seed_images: Table,

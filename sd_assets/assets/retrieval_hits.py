@@ -11,7 +11,7 @@ from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("retrieval", RetrieveStage.version)
+@seed_asset("retrieval", RetrieveStage.version, sections=["retrieval"])
 def retrieval_hits(
     context: dg.AssetExecutionContext,
     seed_embeddings: Table,

@@ -11,7 +11,7 @@ from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("retrieval", EmbedStage.version, kinds=frozenset({"pytorch"}), pool=GPU_POOL)
+@seed_asset("retrieval", EmbedStage.version, sections=["clip"], kinds=frozenset({"pytorch"}), pool=GPU_POOL)
 def seed_embeddings(
     context: dg.AssetExecutionContext,
     seed_images: Table,

@@ -10,7 +10,7 @@ from sd_assets.stages.seeds import SeedImagesStage, source_batches
 from sd_assets.storage.staging import Staged
 
 
-@seed_asset("seeds", SeedImagesStage.version, kinds=frozenset({"huggingface"}))
+@seed_asset("seeds", SeedImagesStage.version, sections=["source"], kinds=frozenset({"huggingface"}))
 def seed_images(
     context: dg.AssetExecutionContext, catalog: CatalogResource, compute: ComputeResource
 ) -> dg.MaterializeResult[Staged]:

@@ -11,7 +11,7 @@ from sd_assets.stages.seeds import prompt_batches
 from sd_assets.storage.staging import Staged
 
 
-@seed_asset("seeds", "1")
+@seed_asset("seeds", "1", sections=["prompts"])
 def seed_prompts(
     context: dg.AssetExecutionContext, catalog: CatalogResource, compute: ComputeResource
 ) -> dg.MaterializeResult[Staged]:

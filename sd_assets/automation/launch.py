@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 
 from sd_assets import catalog
-from sd_assets.definitions import ASSETS, build_dataset, defs
+from sd_assets.automation.jobs import build_dataset
+from sd_assets.definitions import ASSETS, defs
 from sd_assets.errors import SdAssetsError
 
 # Says which process works on a run, so that a later launch can tell a run that was killed from one that goes on.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sd_assets.catalog import require_set
 from sd_assets.errors import ModelError
+from sd_assets.models.caption_model import CaptionModel
 from sd_assets.models.loading import (
     LazyModel,
     folder_digest,
@@ -39,7 +40,7 @@ class _Parts:
     crops_middle: bool
 
 
-class Captioner(LazyModel[_Parts]):
+class Captioner(LazyModel[_Parts], CaptionModel):
     """An image-to-text model by its Hub id or folder: BLIP, BLIP-2, InstructBLIP, GIT and their like.
 
     Nothing is loaded before `load()`. Weights come as safetensors only, and no code of a model's repository is run.
@@ -64,6 +65,10 @@ class Captioner(LazyModel[_Parts]):
         if self._folder is not None:
             return f"local-dir:{folder_digest(self._folder)}"
         return f"{self._model}@{self._commit[0]}"
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:

@@ -19,12 +19,12 @@ class CatalogResource(dg.ConfigurableResource["CatalogResource"]):
 
     def entry(self, partition: str) -> SeedDataset:
         """The entry of a partition, with the defaults merged in."""
-        return self._read().entry(partition)
+        return self.read().entry(partition)
 
     def index(self, name: str) -> FaissIndexSettings | ServiceIndexSettings:
         """A kNN index."""
-        return self._read().index(name)
+        return self.read().index(name)
 
-    def _read(self) -> catalog.Catalog:
-        # Read anew in each step, so that an edit counts without a reload of the code location.
+    def read(self) -> catalog.Catalog:
+        """All of it, read anew: an edit counts without a reload of the code location."""
         return catalog.load(Path(self.path) if self.path else None)

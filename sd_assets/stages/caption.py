@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import decode_rgb
-from sd_assets.models.captioner import Captioner
+from sd_assets.models.caption_model import CaptionModel
 from sd_assets.schemas import IMAGE_CAPTIONS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
 from sd_assets.storage.table import Table
@@ -38,9 +38,9 @@ class CaptionStage(Stage):
     # The image too: image_id is of the bytes as they came, and the model sees them resized.
     reads = ("image", "text", "origin")
 
-    def __init__(self, captioner: Captioner) -> None:
+    def __init__(self, captioner: CaptionModel) -> None:
         self._captioner = captioner
-        self.batch_rows = captioner.settings.batch_size
+        self.batch_rows = captioner.batch_size
 
     @property
     def schema(self) -> TableSchema:

@@ -18,21 +18,6 @@ from sd_assets.storage.table import Table
 if TYPE_CHECKING:
     from sd_assets.download.downloader import Downloader
 
-# What changes the rows; timeouts, retries and connections do not.
-_RESULT_SETTINGS = {
-    "image_size",
-    "resize_mode",
-    "resize_only_if_bigger",
-    "image_format",
-    "quality",
-    "min_image_size",
-    "max_aspect_ratio",
-    "max_pixels",
-    "max_bytes",
-    "allow_addresses",
-}
-
-
 # Worth another look once old enough: what may pass, and what depends on a setting that must not refetch everything.
 _MAY_CHANGE = TRANSIENT | {ErrorCode.OPTED_OUT, ErrorCode.TOO_MANY_REDIRECTS}
 
@@ -58,7 +43,7 @@ class DownloadStage(Stage):
         return DOWNLOADED_IMAGES
 
     def settings(self) -> dict[str, Any]:
-        return self._settings.model_dump(mode="json", include=_RESULT_SETTINGS)
+        return self._settings.effects()
 
     def open(self) -> None:
         from sd_assets.download.downloader import Downloader

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from sd_assets import catalog
-from sd_assets.definitions import ASSETS, build_dataset, build_definitions
+from sd_assets.automation.jobs import build_dataset
+from sd_assets.definitions import ASSETS, build_definitions
 from sd_assets.demo.evaluate import evaluate
 from sd_assets.demo.world import World
 from sd_assets.models.loading import LazyModel
