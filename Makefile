@@ -1,25 +1,35 @@
 # make demo   sets everything up and builds the demo data set through Dagster
-# make test   sets everything up and runs lint, types and tests
+# make test   sets everything up and runs lint, types and tests (what lacks a browser or clip-retrieval is skipped)
+# make test-clip-retrieval   the same for what runs beside clip-retrieval, in an environment of its own (7 GB more)
 # make dev    the Dagster UI on localhost (PORT=3000), with the demo's web server behind it
 # make build PARTITION=my_photos   everything for one entry of the catalogue, from the terminal
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIP_RETRIEVAL := .venv-clip-retrieval
 DEMO_SEED ?= 0
 export DAGSTER_HOME := $(CURDIR)
 export SD_ASSETS_DEMO := $(CURDIR)/.demo/world-$(DEMO_SEED)
 
 PORT ?= 3000
-.PHONY: setup demo dev build test lint train-demo
+.PHONY: setup setup-clip-retrieval demo dev build test test-clip-retrieval lint train-demo
 
 setup: $(VENV)/.installed
+setup-clip-retrieval: $(CLIP_RETRIEVAL)/.installed
 
+$(VENV)/.installed: EXTRAS := dev
+$(VENV)/.installed: CONSTRAINTS := constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
+$(CLIP_RETRIEVAL)/.installed: EXTRAS := clip-retrieval,dev
+$(CLIP_RETRIEVAL)/.installed: CONSTRAINTS := constraints-clip-retrieval.txt
+$(CLIP_RETRIEVAL)/.installed: pyproject.toml constraints-clip-retrieval.txt
+
+%/.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sd_assets needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
-	@echo "Setting up $(VENV) (about 6 GB with torch; some minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Setting up $* (about 6 GB with torch; some minutes, once)"
+	@test -x $*/bin/python || $(PYTHON) -m venv $*
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup
@@ -33,6 +43,11 @@ build: setup
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+# clip-retrieval brings old versions of much; these parts of ours are to work beside it.
+test-clip-retrieval: setup-clip-retrieval
+	$(CLIP_RETRIEVAL)/bin/dg check defs --use-active-venv
+	$(CLIP_RETRIEVAL)/bin/python -m pytest sd_assets_tests/retrieval sd_assets_tests/storage
 
 lint: setup
 	$(BIN)/ruff check .

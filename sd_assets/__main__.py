@@ -17,10 +17,11 @@ def main() -> int:
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).parents[1]))
     try:
         from sd_assets.automation.launch import ASSET_NAMES, build_partition
-        from sd_assets.automation.summary import last_reports, print_table
+        from sd_assets.automation.summary import last_reports, print_failed_checks, print_table
 
-        build_partition(partition)
+        failed = build_partition(partition)
         print_table(last_reports(ASSET_NAMES, partition))
+        print_failed_checks(failed)
     except SdAssetsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,22 +7,26 @@ A mistake is one `CatalogError` that lists every wrong field: file, entry, field
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from sd_assets.errors import CatalogError
+from sd_assets.mistakes import did_you_mean, explained, of_whole_model, shown
 from sd_assets.settings import (
+    NO_SEEDS,
     FaissIndexSettings,
-    FolderSource,
     IndexSettings,
+    RetrievalSettings,
     SeedDataset,
     ServiceIndexSettings,
     Settings,
+    UrlsSource,
+    limits_by_code,
 )
+from sd_assets.strict_yaml import read_yaml
 
 CATALOG_VARIABLE = "SD_ASSETS_CATALOG"
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -46,8 +50,9 @@ class Catalog(Settings):
             return self.seed_datasets[name]
         except KeyError:
             known = ", ".join(self.seed_datasets)
+            hint = did_you_mean(name, self.seed_datasets)
             raise CatalogError(
-                f"{self.path}: there is no seed dataset {name!r}; there are: {known}"
+                f"{self.path}: there is no seed dataset {name!r}; there are: {known}{hint}"
             ) from None
 
     def sections(self, name: str) -> dict[str, dict[str, Any]]:
@@ -60,8 +65,11 @@ class Catalog(Settings):
         """
         entry = self.entry(name)
         index = self.index(entry.retrieval.index)
+        source = entry.source.effects() if entry.source else {}
+        if isinstance(entry.source, UrlsSource):
+            source["download"] = entry.download.fetch_effects()
         return {
-            "source": entry.source.effects() if entry.source else {},
+            "source": source,
             "prompts": entry.prompts.effects() if entry.prompts else {},
             "clip": entry.clip.effects(),
             "retrieval": {**entry.retrieval.effects(), "index_definition": index.effects()},
@@ -88,63 +96,34 @@ def load(path: Path | None = None) -> Catalog:
     """
     path = (path or default_path()).resolve()
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw, mistakes = read_yaml(path)
     except FileNotFoundError:
         raise CatalogError(f"{path}: there is no catalogue here; set {CATALOG_VARIABLE} to yours") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise CatalogError(f"{path}: cannot be read as YAML: {error}") from error
-    return parse(raw, path)
+    except OSError as error:
+        raise CatalogError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(raw, path, mistakes)
 
 
-def parse(raw: Any, path: Path) -> Catalog:
-    """Check a catalogue that was read from `path` already. Raises `CatalogError`."""
+def parse(raw: Any, path: Path, found: Sequence[str] = ()) -> Catalog:
+    """Check a catalogue that was read from `path` already.
+
+    Args:
+        raw: what it says.
+        path: for messages, and for what is relative to it.
+        found: mistakes that reading it has found.
+
+    Raises:
+        CatalogError: with every mistake.
+    """
     if not isinstance(raw, dict):
-        raise CatalogError(f"{path}: must be a mapping with `seed_datasets:`, got {_shown(raw)}")
-    mistakes = [
-        f"{key}: unknown section; allowed: defaults, indices, seed_datasets"
-        for key in raw
-        if key not in _SECTIONS
-    ]
-    sections: dict[str, dict[str, Any]] = {}
-    for name in _SECTIONS:
-        section = raw.get(name) or {}
-        if not isinstance(section, dict):
-            mistakes.append(f"{name}: must be a mapping, got {_shown(section)}")
-            section = {}
-        sections[name] = _expand(section)
-    base = path.parent
-    indices: dict[str, FaissIndexSettings | ServiceIndexSettings] = {}
-    for name, value in sections["indices"].items():
-        index = _checked(_IndexHolder, {"it": value}, f"indices.{name}", mistakes)
-        if index is not None:
-            indices[name] = _resolved(index.it, base)
-    entries: dict[str, SeedDataset] = {}
-    shared = _mistakes_in_defaults(sections["defaults"])
-    mistakes.extend(f"defaults.{mistake}" for mistake in sorted(shared))
-    for name, value in sections["seed_datasets"].items():
-        where = f"seed_datasets.{name}"
-        if not isinstance(name, str) or not _SLUG.fullmatch(name) or "..." in name:
-            mistakes.append(
-                f"{where}: the name is a folder and a partition key: letters, digits, `_`, `-`, `.` only"
-            )
-            continue
-        if not isinstance(value, dict):
-            mistakes.append(f"{where}: must be a mapping, got {_shown(value)}")
-            continue
-        own: list[str] = []
-        entry = _checked(SeedDataset, _merged(sections["defaults"], value), where, own)
-        # What is wrong in the defaults is said there, once.
-        mistakes.extend(mistake for mistake in own if mistake.removeprefix(f"{where}.") not in shared)
-        if entry is None:
-            continue
-        if entry.retrieval.index not in sections["indices"]:
-            known = ", ".join(sections["indices"]) or "none"
-            mistakes.append(
-                f"{where}.retrieval.index: there is no index {entry.retrieval.index!r} under `indices:`; there are: {known}"
-            )
-        entries[name] = _resolved_entry(entry, base)
-    if not sections["seed_datasets"]:
-        mistakes.append("seed_datasets: there is no entry; one entry is one partition")
+        raise CatalogError(f"{path}: must be a mapping with `seed_datasets:`, got {shown(raw)}")
+    mistakes = list(found)
+    for key in [key for key in raw if key not in _SECTIONS]:
+        allowed = f"{', '.join(_SECTIONS)}{did_you_mean(key, _SECTIONS)}"
+        mistakes.append(f"{key}: unknown section; allowed: {allowed}")
+    sections = {name: _section(raw, name, mistakes) for name in _SECTIONS}
+    indices = _indices(sections["indices"], path.parent, mistakes)
+    entries = _entries(sections, path.parent, mistakes)
     if mistakes:
         listed = "\n".join(f"  {mistake}" for mistake in mistakes)
         raise CatalogError(f"{path}: {len(mistakes)} mistake(s):\n{listed}")
@@ -154,86 +133,129 @@ def parse(raw: Any, path: Path) -> Catalog:
 _SECTIONS = ("defaults", "indices", "seed_datasets")
 
 
+def _section(raw: Mapping[str, Any], name: str, mistakes: list[str]) -> dict[str, Any]:
+    section = raw.get(name) or {}
+    if not isinstance(section, dict):
+        mistakes.append(f"{name}: must be a mapping, got {shown(section)}")
+        return {}
+    return {key: _expand(value, f"{name}.{key}", mistakes) for key, value in section.items()}
+
+
+def _indices(
+    section: Mapping[str, Any], base: Path, mistakes: list[str]
+) -> dict[str, FaissIndexSettings | ServiceIndexSettings]:
+    indices = {}
+    for name, value in section.items():
+        holder, wrong = _checked(_IndexHolder, {"it": value})
+        mistakes += _lines(f"indices.{name}", wrong)
+        if not isinstance(name, str):
+            mistakes.append(
+                f"indices.{name}: the name must be a text; YAML reads it as {shown(name)}: put quotes around it"
+            )
+        elif holder is not None:
+            indices[name] = _resolved(holder.it, base)
+    return indices
+
+
+def _entries(
+    sections: Mapping[str, dict[str, Any]], base: Path, mistakes: list[str]
+) -> dict[str, SeedDataset]:
+    entries: dict[str, SeedDataset] = {}
+    defaults = sections["defaults"]
+    shared = _mistakes_in_defaults(defaults)
+    own: list[str] = []
+    for name, value in sections["seed_datasets"].items():
+        where = f"seed_datasets.{name}"
+        if not isinstance(name, str) or not _SLUG.fullmatch(name) or "..." in name:
+            own.append(f"{where}: {_bad_name(name)}")
+            continue
+        if not isinstance(value, dict):
+            own.append(f"{where}: must be a mapping, got {shown(value)}")
+            continue
+        merged = _merged(defaults, value)
+        entry, wrong = _checked(SeedDataset, merged)
+        wrong += [it for it in _wrong_as_a_whole(merged, sections["indices"]) if it not in wrong]
+        # What is wrong in the defaults is said there, once, whatever entries it is merged into.
+        shared |= {mistake: None for mistake in wrong if _is_inherited(mistake[0], defaults, value)}
+        own += _lines(where, [mistake for mistake in wrong if mistake not in shared])
+        if entry is not None:
+            entries[name] = _resolved_entry(entry, base)
+    mistakes += [*_lines("defaults", shared), *own]
+    if not sections["seed_datasets"]:
+        mistakes.append("seed_datasets: there is no entry; one entry is one partition")
+    return entries
+
+
 class _IndexHolder(Settings):
     it: IndexSettings
 
 
 T = TypeVar("T", bound=BaseModel)
+# (field, what is wrong with it)
+Mistake = tuple[str, str]
 
 
-def _checked(model: type[T], value: Any, where: str, mistakes: list[str]) -> T | None:
-    """`value` as a `model`, or None and one line a wrong field added to `mistakes`."""
+def _checked(model: type[T], value: Any) -> tuple[T | None, list[Mistake]]:
+    """`value` as a `model`, or None and what is wrong with it."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(value), []
     except ValidationError as error:
-        for item in error.errors():
-            steps = [str(step) for step in item["loc"] if step not in _INTERNAL_STEPS]
-            given = "" if item["type"] in ("missing", "value_error") else f", got {_shown(item['input'])}"
-            message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
-            if item["type"] == "union_tag_invalid":
-                message = f"there is no kind {item['ctx']['tag']!r}; allowed: {item['ctx']['expected_tags']}"
-            mistakes.append(
-                f"{'.'.join([where, *steps])}: {message}{_allowed(model, item['type'], item['loc'])}{given}"
-            )
-        return None
+        return None, explained(error, model, skip="it")
 
 
-# pydantic puts the tag of a union and our holder's field into the location; a reader of the YAML knows neither.
-_INTERNAL_STEPS = ("it", "folder", "hub", "faiss", "clip-retrieval")
-_MESSAGES = {
-    "extra_forbidden": "unknown field",
-    "missing": "this field is required",
-    "union_tag_not_found": "`kind:` is required",
-}
+def _lines(where: str, mistakes: Iterable[Mistake]) -> list[str]:
+    return [f"{where}.{field}: {what}" if field else f"{where}: {what}" for field, what in mistakes]
 
 
-def _allowed(model: type[BaseModel], kind: str, location: tuple[int | str, ...]) -> str:
-    """For an unknown field: which there are at that place."""
-    if kind != "extra_forbidden":
-        return ""
-    fields = _fields_at(model, location[:-1])
-    return f"; allowed: {', '.join(fields)}" if fields else ""
-
-
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    here: list[type[BaseModel]] = [model]
-    for step in location:
-        found: list[type[BaseModel]] = []
-        for candidate in here:
-            tag = candidate.model_fields.get("kind")
-            if tag is not None and step in get_args(tag.annotation):
-                found = [candidate]
-                break
-            field = candidate.model_fields.get(str(step))
-            if field is not None:
-                found.extend(_models_in(field.annotation))
-        here = found
-    return sorted({name for candidate in here for name in candidate.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _mistakes_in_defaults(defaults: Mapping[str, Any]) -> set[str]:
+def _mistakes_in_defaults(defaults: Mapping[str, Any]) -> dict[Mistake, None]:
     """Wrong fields of the defaults; what is missing in them, or fits only the whole entry, is left to the entries."""
     # An entry needs seeds.
     sample = {"prompts": {"texts": ["-"]}, **defaults}
     try:
         SeedDataset.model_validate(sample)
     except ValidationError as error:
-        mistakes: list[str] = []
-        _checked(SeedDataset, sample, "", mistakes)
-        kept = [item["type"] not in ("missing", "value_error") for item in error.errors()]
-        return {mistake.removeprefix(".") for mistake, keep in zip(mistakes, kept, strict=True) if keep}
-    return set()
+        mistakes = zip(error.errors(), explained(error, SeedDataset), strict=True)
+        return {mistake: None for item, mistake in mistakes if not of_whole_model(item)}
+    return {}
+
+
+def _is_inherited(field: str, defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has a field from the defaults alone."""
+    section, _, name = field.partition(".")
+    if section not in defaults:
+        return False
+    own, shared = entry.get(section), defaults[section]
+    if section not in entry:
+        return not name or (isinstance(shared, Mapping) and name.partition(".")[0] in shared)
+    return (
+        bool(name)
+        and isinstance(own, Mapping)
+        and isinstance(shared, Mapping)
+        and name in shared.keys() - own.keys()
+    )
+
+
+def _bad_name(name: Any) -> str:
+    """What is wrong with the name of an entry, and a name that would do."""
+    message = "the name is a folder and a partition key: letters, digits, `_`, `-`, `.` only"
+    if not isinstance(name, str):
+        return f"{message}; YAML reads it as {shown(name)}: put quotes around it, or take another name"
+    better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")
+    return f"{message}, got {shown(name)}" + (f"; {better!r} would do" if better else "")
+
+
+def _wrong_as_a_whole(merged: Mapping[str, Any], indices: Iterable[str]) -> Iterator[Mistake]:
+    """What is seen of an entry whether or not its fields are right."""
+    if merged.get("source") is None and merged.get("prompts") is None:
+        yield "", NO_SEEDS
+    retrieval = merged.get("retrieval", {})
+    name = retrieval.get("index", RetrievalSettings().index) if isinstance(retrieval, Mapping) else None
+    if isinstance(name, str) and name not in indices:
+        listed = ", ".join(map(str, indices)) or "none"
+        yield (
+            "retrieval.index",
+            f"there is no index {name!r} under `indices:`; there are: {listed}{did_you_mean(name, map(str, indices))}",
+        )
 
 
 def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,18 +269,33 @@ def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
                 for name, it in shared.items()
                 if not (name in ("pretrained", "revision") and "model" in value)
             }
-            merged[key] = {**kept, **value}
+            merged[key] = _over(kept, value)
         else:
             merged[key] = value
+    return merged
+
+
+def _over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `shared`, mapping in mapping: only the limits of `checks` are nested, see `limits_by_code`."""
+    merged = {**shared, **own}
+    for name in shared.keys() & own.keys():
+        if isinstance(shared[name], Mapping) or isinstance(own[name], Mapping):
+            below, above = limits_by_code(shared[name]), limits_by_code(own[name])
+            if isinstance(below, Mapping) and isinstance(above, Mapping):
+                merged[name] = _over(below, above)
     return merged
 
 
 # --- the environment and paths -----------------------------------------------------------------------------------
 
 
-def _expand(value: Any) -> Any:
+def _expand(value: Any, where: str, mistakes: list[str]) -> Any:
     """`${NAME}` and `${NAME:-default}` in every text; an unset name without a default stays, see `require_set`."""
     if isinstance(value, str):
+        if "${" in _VARIABLE.sub("", value):
+            mistakes.append(
+                f"{where}: a `${{` that begins no variable: write ${{NAME}} or ${{NAME:-default}}, got {shown(value)}"
+            )
         return _VARIABLE.sub(
             lambda match: (
                 os.environ.get(match["name"])
@@ -267,9 +304,9 @@ def _expand(value: Any) -> Any:
             value,
         )
     if isinstance(value, list):
-        return [_expand(item) for item in value]
+        return [_expand(item, f"{where}.{place}", mistakes) for place, item in enumerate(value)]
     if isinstance(value, dict):
-        return {key: _expand(item) for key, item in value.items()}
+        return {key: _expand(item, f"{where}.{key}", mistakes) for key, item in value.items()}
     return value
 
 
@@ -302,8 +339,9 @@ def _resolved(
 def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
     """The entry with every local path absolute."""
     update: dict[str, Any] = {}
-    if isinstance(entry.source, FolderSource):
-        update["source"] = entry.source.model_copy(update={"path": _resolve(base, entry.source.path)})
+    path = getattr(entry.source, "path", None)
+    if entry.source and path is not None:
+        update["source"] = entry.source.model_copy(update={"path": _resolve(base, path)})
     if entry.prompts and entry.prompts.file:
         update["prompts"] = entry.prompts.model_copy(update={"file": _resolve(base, entry.prompts.file)})
     prefix, _, folder = entry.clip.model.partition("local-dir:")

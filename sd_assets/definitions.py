@@ -1,9 +1,10 @@
-"""Where everything meets: assets, resources, jobs, schedules.
+"""Where everything meets: assets, checks, resources, jobs, schedules.
 
 `defs` is what Dagster loads. `build_definitions` is the seam for tests and for deployments that put a resource of
 their own in place of ours.
 """
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from sd_assets.assets.text_image_pairs import text_image_pairs
 from sd_assets.automation.jobs import build_dataset
 from sd_assets.automation.schedules import weekly_refresh
 from sd_assets.automation.sensors import catalog_edits
+from sd_assets.checks.tables import CHECKS
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import CaptionerResource, ClipResource
@@ -36,6 +38,14 @@ ASSETS = [
     image_captions,
     text_image_pairs,
 ]
+
+# A process a step, as Dagster does it; but forked, where the system can, from one that has imported this module, instead of
+# importing it anew: seconds a step. Models are loaded by the steps, so that no device and no threads are shared.
+EXECUTOR = (
+    dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": [__name__]}}})
+    if "forkserver" in multiprocessing.get_all_start_methods()
+    else dg.multiprocess_executor
+)
 
 
 def build_definitions(
@@ -67,11 +77,12 @@ def build_definitions(
     }
     return dg.Definitions(
         assets=[catalog_entry, *kept, *assets],
-        asset_checks=asset_checks,
+        asset_checks=[*CHECKS, *asset_checks],
         jobs=[build_dataset],
         schedules=[weekly_refresh],
         sensors=[catalog_edits],
         resources=resources,
+        executor=EXECUTOR,
     )
 
 

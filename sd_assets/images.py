@@ -116,11 +116,18 @@ def inspect(data: bytes, *, max_pixels: int | None = None) -> ImageInfo:
     return ImageInfo(kind, width, height)
 
 
-def decode_rgb(data: bytes, *, max_pixels: int | None = 100_000_000) -> Image.Image:
+def decode_rgb(
+    data: bytes, *, max_pixels: int | None = 100_000_000, at_least: int | None = None
+) -> Image.Image:
     """The pixels of an image as a viewer shows them, in mode RGB.
 
     The EXIF orientation is applied, transparency put on white, an ICC profile converted to sRGB, 16 bits scaled to 8.
     The result carries no metadata. The number of pixels is judged from the header, before anything is decoded.
+
+    Args:
+        data: the image as it is encoded.
+        max_pixels: the most that the header may promise.
+        at_least: for thumbnails: a JPEG may come out smaller, which is quicker, but no side shorter than so many pixels.
 
     Raises:
         RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (truncated ones too, never a half-grey picture),
@@ -137,6 +144,8 @@ def decode_rgb(data: bytes, *, max_pixels: int | None = 100_000_000) -> Image.Im
         orientation = _orientation(image, kind)
         profile = image.info.get("icc_profile")
         try:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))  # does nothing but to a JPEG
             image.load()
             rgb = _to_rgb(image, data[24] if kind == "png" else 8, profile)
         except Image.DecompressionBombError as error:

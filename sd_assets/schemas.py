@@ -223,3 +223,15 @@ TEXT_IMAGE_PAIRS = table(
     ],
     images=True,
 )
+
+# In the order in which they are made.
+TABLES = (
+    SEED_IMAGES,
+    SEED_PROMPTS,
+    SEED_EMBEDDINGS,
+    RETRIEVAL_HITS,
+    RETRIEVED_IMAGE_URLS,
+    DOWNLOADED_IMAGES,
+    IMAGE_CAPTIONS,
+    TEXT_IMAGE_PAIRS,
+)

@@ -5,9 +5,22 @@ How a file is read, merged and expanded, and how its mistakes are reported, is i
 
 import ipaddress
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from sd_assets.errors import ErrorCode
+from sd_assets.schemas import TABLES
 
 
 class Settings(BaseModel):
@@ -19,6 +32,23 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, values: Any) -> Any:
+        # `retries: yes` would be 1. As a text, the truth value fails where numbers are read.
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            name: str(value) if isinstance(value, bool) and cls._is_number(name) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def _is_number(cls, name: str) -> bool:
+        field = cls.model_fields.get(name)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        return int in kinds or float in kinds
 
     def effects(self) -> dict[str, Any]:
         """The fields that change what comes out, as JSON."""
@@ -52,7 +82,8 @@ class HubSource(Settings):
         split: the split to read.
         revision: a branch, tag or commit of the dataset's repository.
         image_column: the column that holds the image; found when there is only one.
-        text_column: the column that holds the image's text, if any.
+        text_column: the column that holds the image's text; `text` if there is one, or the only column of texts; "" for
+            none. Of a list of texts the first is taken.
         max_rows: stop after so many rows.
     """
 
@@ -66,7 +97,69 @@ class HubSource(Settings):
     max_rows: int | None = Field(None, ge=1)
 
 
-Source = Annotated[FolderSource | HubSource, Field(discriminator="kind")]
+class ParquetSource(Settings):
+    """Parquet files that hold images, or name image files.
+
+    Attributes:
+        path: a file, a folder (its sub-folders too) or a pattern such as `data/train-*.parquet`.
+        image_column: the column that holds the image: bytes, `{bytes, path}` as `datasets` writes it, or the path of
+            a file, relative to the Parquet file; found when only one column holds images.
+        text_column: the column that holds the image's text; `text` if there is one.
+        max_rows: stop after so many rows.
+    """
+
+    kind: Literal["parquet"]
+    path: str
+    image_column: str | None = None
+    text_column: str | None = None
+    max_rows: int | None = Field(None, ge=1)
+
+
+class WebDatasetSource(Settings):
+    """Tar files in which neighbours of one name are a sample: `0001.jpg`, `0001.txt`, `0001.json`.
+
+    Attributes:
+        path: a file, a folder (its sub-folders too), a pattern such as `shards/*.tar`, or a range such as
+            `"shards/{000..012}.tar"` (quoted: braces mean something in YAML).
+        image_column: the extension of the member that is the image (`jpg`, `input.png`), where samples have several.
+        text_column: the key of the sample's .json that holds the text, or `txt`; else its .txt is taken, or the key
+            `caption` or `text`.
+        max_rows: stop after so many rows.
+    """
+
+    kind: Literal["webdataset"]
+    path: str
+    image_column: str | None = None
+    text_column: str | None = None
+    max_rows: int | None = Field(None, ge=1)
+
+
+class UrlsSource(Settings):
+    """A list of URLs whose images are downloaded, and kept as they came.
+
+    Of the entry's `download:` holds what says how to fetch (timeout_s, retries, max_bytes, max_redirects, connections,
+    user_agent, allow_addresses), and nothing that judges sizes or resizes. An image that came is not asked for again.
+    A failure that may pass (a timeout, a server error) is tried again by the next run; any other by the first run after
+    `download.retry_failed_after_h` (0: by the next one), or after an edit of max_bytes or allow_addresses. An image is
+    asked for anew under a new URL only; a `#` and anything behind it makes one.
+
+    Attributes:
+        path: a .csv or .tsv file with a header, a .parquet file, or a .txt file with one URL a line.
+        url_column: the column that holds the URL; `url` if there is one, or the only one.
+        text_column: the column that holds the image's text; `text` if there is one.
+        max_rows: stop after so many rows.
+    """
+
+    kind: Literal["urls"]
+    path: str
+    url_column: str | None = None
+    text_column: str | None = None
+    max_rows: int | None = Field(None, ge=1)
+
+
+Source = Annotated[
+    FolderSource | HubSource | ParquetSource | WebDatasetSource | UrlsSource, Field(discriminator="kind")
+]
 
 
 class Prompts(Settings):
@@ -101,6 +194,10 @@ class Prompts(Settings):
         for name in sorted(used - set(self.fields)):
             raise ValueError(f"the template uses {{{name}}}, but there is no list `{name}:`")
         for name in sorted(set(self.fields) - used):
+            if self.template is None:
+                raise ValueError(
+                    f"the list `{name}:` needs a `template:` that uses {{{name}}}; a plain list is `texts:`"
+                )
             raise ValueError(f"the list `{name}:` is used nowhere in the template {self.template!r}")
         if self.template is None and not self.texts and self.file is None:
             raise ValueError("give `template:` with its lists, `texts:` or `file:`")
@@ -116,6 +213,7 @@ class ClipSettings(Settings):
     Attributes:
         model: an open_clip name (`ViT-L-14`), `hf-hub:org/model` or `local-dir:path`.
         pretrained: the tag of the weights of an open_clip name (`openai`); none for the other two.
+        revision: of `hf-hub:`: a branch, tag or commit of the model's repository.
         batch_size: images or texts a forward pass; changes results in their last bits at most.
     """
 
@@ -123,6 +221,7 @@ class ClipSettings(Settings):
 
     model: str = "ViT-L-14"
     pretrained: str | None = None
+    revision: str | None = None
     batch_size: int = Field(32, ge=1)
 
     @model_validator(mode="after")
@@ -134,6 +233,11 @@ class ClipSettings(Settings):
             raise ValueError(
                 f"model {self.model!r} has no weights: add `pretrained:` (for ViT-L-14, for example, openai), "
                 "or use hf-hub:org/model or local-dir:path"
+            )
+        if self.revision and not self.model.startswith("hf-hub:"):
+            raise ValueError(
+                f"`revision` is one of a Hub repository, which model {self.model!r} does not name: take it away, or use "
+                "hf-hub:org/model"
             )
         return self
 
@@ -206,6 +310,10 @@ class DownloadSettings(Settings):
     WITHOUT_EFFECT = frozenset(
         {"timeout_s", "retries", "retry_failed_after_h", "max_redirects", "connections", "user_agent"}
     )
+
+    def fetch_effects(self) -> dict[str, Any]:
+        """Those of the `effects` that decide what may be fetched at all, whatever is made of it then."""
+        return self.model_dump(mode="json", include={"max_bytes", "allow_addresses"})
 
     image_size: int = Field(512, ge=1, le=16_384)
     resize_mode: ResizeMode = "center_crop"
@@ -281,7 +389,107 @@ class ServiceIndexSettings(Settings):
 IndexSettings = Annotated[FaissIndexSettings | ServiceIndexSettings, Field(discriminator="kind")]
 
 
+# --- checks ------------------------------------------------------------------------------------------------------
+
+TOTAL = "total"  # of a table's limits on failures: the one on all codes together
+_TABLE_NAMES = tuple(table.name for table in TABLES)
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known(what: str, names: Sequence[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise PydanticCustomError(
+                "unknown_name", f"there is no {what} of this name; there are: {', '.join(names)}"
+            )
+        return name
+
+    return AfterValidator(check)
+
+
+def limits_by_code(limit: Any) -> Any:
+    """A plain share of failures stands for the one on all codes together."""
+    return {TOTAL: limit} if isinstance(limit, int | float) and not isinstance(limit, bool) else limit
+
+
+def _limits_by_code(limit: Any) -> Any:
+    limits = limits_by_code(limit)
+    if not isinstance(limits, Mapping):
+        raise PydanticCustomError(
+            "failure_limits", "must be a share from 0 to 1, or a mapping of error codes (or total) to shares"
+        )
+    return limits
+
+
+FailureLimits = Annotated[
+    dict[Annotated[str, _known("error code", (TOTAL, *ErrorCode))], Share], BeforeValidator(_limits_by_code)
+]
+
+# Where half of the rows failed, something is wrong with all of them; of the web, less can be asked.
+MAX_FAILED: Final[Mapping[str, Mapping[str, float]]] = {
+    **{name: {TOTAL: 0.5} for name in _TABLE_NAMES},
+    # A model that answers NaN for some seeds is broken for all, or runs in a precision that it cannot bear.
+    "seed_embeddings": {TOTAL: 0.5, ErrorCode.NOT_FINITE: 0.01},
+    "downloaded_images": {TOTAL: 0.9},
+}
+
+
+class CheckSettings(Settings):
+    """What the checks of a partition's tables let pass. Shares are from 0 (none) to 1 (all).
+
+    A limit that says "stops" guards what would be wasted work: where it is passed, the run computes nothing that follows
+    from the table. The others warn.
+
+    Attributes:
+        max_failed: stops: by table, the share of its rows that may have failed, altogether
+            (`{downloaded_images: 0.95}`) or also by error code (`{downloaded_images: {total: 0.95, timeout: 0.3}}`).
+            What is not named keeps its default: 0.5, 0.9 of downloaded_images; 0.01 for not_finite of seed_embeddings.
+        norm_tolerance: stops: how far the length of an embedding may be from 1.
+        max_queries_without_hits: stops: share of the queries that the index answered with nothing.
+        min_median_similarity_images: stops: what the median similarity of the hits of seed images must reach. What is
+            low depends on the CLIP and the index, so by default the distribution is only reported.
+        min_median_similarity_prompts: the same for hits of prompts; they lie far lower than those of images.
+        max_same_caption: stops: share of the captioned images to which the captioner may give one and the same caption;
+            judged from ten captions on, and not for texts that seeds came with.
+        max_repeated_captions: share of the captioned images whose caption another image has, too.
+        max_images_with_one_text: of the images with several captions, the share whose captions may all be the same.
+        min_caption_words: shorter captions are counted as too short. A Chinese or Japanese character counts as a word.
+        max_caption_words: longer ones as too long; the text encoder of Stable Diffusion reads 75 tokens.
+        max_captions_of_odd_length: share of the captions that may be too short or too long.
+    """
+
+    max_failed: dict[Annotated[str, _known("table", _TABLE_NAMES)], FailureLimits] = Field(
+        default_factory=dict, validate_default=True
+    )
+    norm_tolerance: float = Field(0.001, ge=0)
+    max_queries_without_hits: Share = 0.5
+    min_median_similarity_images: float | None = Field(None, ge=-1, le=1)
+    min_median_similarity_prompts: float | None = Field(None, ge=-1, le=1)
+    max_same_caption: Share = 0.9
+    max_repeated_captions: Share = 0.5
+    max_images_with_one_text: Share = 0.5
+    min_caption_words: int = Field(3, ge=0)
+    max_caption_words: int = Field(75, ge=1)
+    max_captions_of_odd_length: Share = 0.1
+
+    @field_validator("max_failed")
+    @classmethod
+    def _others_keep_their_default(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        return {name: {**limits, **value.get(name, {})} for name, limits in MAX_FAILED.items()}
+
+    @model_validator(mode="after")
+    def _lengths_leave_room(self) -> "CheckSettings":
+        if self.min_caption_words > self.max_caption_words:
+            raise ValueError(
+                f"min_caption_words ({self.min_caption_words}) is more than max_caption_words ({self.max_caption_words})"
+            )
+        return self
+
+
 # --- entries -----------------------------------------------------------------------------------------------------
+
+
+NO_SEEDS = "a seed dataset needs `source:` (images), `prompts:`, or both"
 
 
 class SeedDataset(Settings):
@@ -294,9 +502,10 @@ class SeedDataset(Settings):
     captioner: CaptionerSettings = CaptionerSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     download: DownloadSettings = DownloadSettings()
+    checks: CheckSettings = CheckSettings()
 
     @model_validator(mode="after")
     def _has_seeds(self) -> "SeedDataset":
         if self.source is None and self.prompts is None:
-            raise ValueError("a seed dataset needs `source:` (images), `prompts:`, or both")
+            raise ValueError(NO_SEEDS)
         return self

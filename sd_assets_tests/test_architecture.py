@@ -72,8 +72,11 @@ def test_imports_in_try_and_class_bodies_are_seen(tmp_path: Path) -> None:
     assert set(imported(path, lazily=True)) == {"torch", "faiss", "ray"}
 
 
-def test_loading_the_definitions_imports_nothing_heavy() -> None:
-    code = f"import sys, sd_assets.definitions; print(sorted({HEAVY | {'aiohttp', 'botocore'}!r} & set(sys.modules)))"
+def test_loading_and_validating_the_definitions_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, dagster; from sd_assets.definitions import defs; dagster.Definitions.validate_loadable(defs); "
+        f"print(sorted({HEAVY | {'aiohttp', 'botocore'}!r} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -44,6 +44,22 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert getattr(index, "path", None) == str(tmp_path / "index")
 
 
+@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset", "urls"])
+def test_paths_of_sources_are_relative_to_the_file(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "here")
+    for path, resolved in {
+        "sub/*.x": tmp_path / "sub" / "*.x",
+        "${PLACE}/a-{0..3}": tmp_path / "here" / "a-{0..3}",
+        "/data/x": "/data/x",
+        "${NOT_SET_AT_ALL}/x": "${NOT_SET_AT_ALL}/x",
+    }.items():
+        raw = with_entry(source={"kind": kind, "path": path})
+        source = catalog.parse(raw, tmp_path / "c.yaml").entry("logos").source
+        assert getattr(source, "path", None) == str(resolved)
+
+
 def test_environment_variables_expand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNN", "http://knn:1234")
     index = {"kind": "clip-retrieval", "url": "${KNN}/x", "indice_name": "${NAME_NOT_SET:-fallback}"}
@@ -114,12 +130,18 @@ def test_a_mistake_says_where_and_what_is_allowed(tmp_path: Path, raw: Any, mess
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     raw = {
         **GOOD,
-        "indices": {"rooms": {"kind": "faiss"}},
-        "seed_datasets": {"a": {"source": {"kind": "hub"}}, "b": 3, "c": {"description": "no seeds"}},
+        "indices": {"rooms": {"kind": "faiss"}, 1: {"kind": "faiss", "path": "x"}},
+        "seed_datasets": {"a": {"source": {"kind": "hub"}}, "b": 3, "c": {"description": "no seeds", "x": 1}},
     }
-    with pytest.raises(CatalogError, match="4 mistake") as caught:
+    with pytest.raises(CatalogError, match="6 mistake") as caught:
         catalog.parse(raw, tmp_path / "c.yaml")
-    for place in ("indices.rooms.path", "seed_datasets.a.source.id", "seed_datasets.b", "seed_datasets.c"):
+    for place in (
+        "indices.rooms.path",
+        "seed_datasets.a.source.id",
+        "seed_datasets.b",
+        "seed_datasets.c",
+        "seed_datasets.c.x",
+    ):
         assert f"  {place}: " in str(caught.value)
 
 
@@ -132,16 +154,253 @@ def test_a_mistake_in_the_defaults_is_said_there_and_once(tmp_path: Path) -> Non
 
 
 def test_an_unknown_entry_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match="no seed dataset 'x'; there are: logos"):
-        catalog.parse(GOOD, tmp_path / "c.yaml").entry("x")
+    with pytest.raises(CatalogError, match="no seed dataset 'logo'; there are: logos; did you mean 'logos'"):
+        catalog.parse(GOOD, tmp_path / "c.yaml").entry("logo")
 
 
-def test_a_missing_file_and_bad_yaml(tmp_path: Path) -> None:
+TWENTY = """\
+default: {}                                                   # unknown section
+defaults:
+  clip: {model: ViT-L-14, pretrained: openai}
+  retrieval: {index: rooms, images_per_qery: 20}              # unknown field
+indices:
+  rooms: {kind: faiss}                                        # missing field
+  web: {kind: clip-retreival, url: "http://knn:1234"}         # unknown kind
+  knn: {kind: clip-retrieval, url: "http://knn:1234"}
+  knn: {kind: clip-retrieval, url: "${KNN_URL"}               # a key that stands twice; a variable that does not end
+seed_datasets:
+  my photos: {prompts: {texts: [a]}}                          # no name for a folder
+  yes: {prompts: {texts: [a]}}                                # the truth value as a name
+  year: {source: {kind: hub, id: a/b, split: 2024}}           # a number where a text is meant
+  truth: {source: {kind: parquet, path: p, text_column: yes}} # a truth value where a text is meant
+  mapping: {source: /data/photos}                             # a text where a mapping is meant
+  range: {prompts: {texts: [a]}, download: {image_size: 0}}
+  number: {prompts: {texts: [a]}, download: {retries: many}}
+  choice: {prompts: {texts: [a]}, download: {resize_mode: center-crop}}
+  network: {prompts: {texts: [a]}, download: {allow_addresses: [home]}}
+  empty_field: {prompts: {template: "a {colour} {room}", colour: [red]}}
+  index: {prompts: {texts: [a]}, retrieval: {index: room}}    # not under `indices:`
+  weights: {prompts: {texts: [a]}, clip: {model: ViT-B-32}}
+  both: {prompts: {texts: [a]}, clip: {model: "hf-hub:org/clip", pretrained: openai}}
+  no_seeds: {description: neither source nor prompts}
+"""
+# What each line of the error must say; in the order of the lines.
+TWENTY_ANSWERS = [
+    ("indices.knn: stands twice, in line 8 and in line 9", "take one away or rename it"),
+    ("default: unknown section; allowed: defaults, indices, seed_datasets", "did you mean 'defaults'?"),
+    ("indices.knn.url: a `${` that begins no variable: write ${NAME}", "got 'http", "${KNN_URL'"),
+    ("indices.rooms.path: this field is required",),
+    ("indices.web: there is no kind 'clip-retreival'", "'faiss', 'clip-retrieval'", "did you mean 'clip-ret"),
+    (
+        "defaults.retrieval.images_per_qery: unknown field; allowed: aesthetic_score, ",
+        "got 20; did you mean 'images_per_query'?",
+    ),
+    (
+        "seed_datasets.my photos: the name is a folder and a partition key: letters, digits",
+        "got 'my photos'; 'my_photos' would do",
+    ),
+    ("seed_datasets.True: the name", "YAML reads it as True: put quotes around it"),
+    ("seed_datasets.year.source.split: must be a text, got 2024", "put quotes around it"),
+    ("seed_datasets.truth.source.text_column: must be a text, got True", "put quotes around it"),
+    (
+        "seed_datasets.mapping.source: must be a mapping of fields; allowed: {kind: folder, ...}",
+        "{kind: urls, ...}, got '/data/photos'",
+    ),
+    ("seed_datasets.range.download.image_size: must be greater than or equal to 1, got 0",),
+    ("seed_datasets.number.download.retries: must be a whole number, got 'many'",),
+    (
+        "seed_datasets.choice.download.resize_mode: must be 'no', ",
+        "got 'center-crop'; did you mean 'center_crop'?",
+    ),
+    ("seed_datasets.network.download.allow_addresses: 'home' is no address or network: write 127.0.0.1",),
+    ("seed_datasets.empty_field.prompts: the template uses {room}, but there is no list `room:`",),
+    (
+        "seed_datasets.index.retrieval.index: there is no index 'room' under `indices:`; there are: rooms, web",
+    ),
+    ("seed_datasets.weights.clip: model 'ViT-B-32' has no weights: add `pretrained:`",),
+    ("seed_datasets.both.clip: model 'hf-hub:org/clip' names its own weights: take `pretrained` away",),
+    ("seed_datasets.no_seeds: a seed dataset needs `source:` (images), `prompts:`, or both",),
+]
+
+
+def test_twenty_mistakes_are_twenty_errors_in_one_pass(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(TWENTY.replace("${KNN_URL", "http://${KNN_URL"))
+    with pytest.raises(CatalogError) as caught:
+        catalog.load(tmp_path / "c.yaml")
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{tmp_path / 'c.yaml'}: 20 mistake(s):"
+    assert len(lines) == len(TWENTY_ANSWERS) == 20
+    for line, parts in zip(lines, TWENTY_ANSWERS, strict=True):
+        assert line.startswith(f"  {parts[0]}")
+        assert all(part in line for part in parts), line
+
+
+def test_what_the_twenty_are_mended_to_is_right(tmp_path: Path) -> None:
+    """So that no error of the twenty hides another, or complains of what is right."""
+    mended = {
+        "default: {} ": "",
+        "qery": "query",
+        "{kind: faiss}": "{kind: faiss, path: index}",
+        "retreival": "retrieval",
+        '  knn: {kind: clip-retrieval, url: "http://knn:1234"}\n': "",
+        "${KNN_URL": "${KNN_URL}",
+        "my photos": "my_photos",
+        "yes: {prompts": '"yes": {prompts',
+        "2024": '"2024"',
+        "text_column: yes": 'text_column: "yes"',
+        "source: /data/photos": "source: {kind: folder, path: /data/photos}",
+        "image_size: 0": "image_size: 1",
+        "many": "3",
+        "center-crop": "center_crop",
+        "[home]": '["10.0.0.0/8", "[::1]:8000"]',
+        '{room}", colour': '{room}", room: [hall], colour',
+        "index: room}": "index: rooms}",
+        "{model: ViT-B-32}": "{model: ViT-B-32, pretrained: openai}",
+        'hf-hub:org/clip", pretrained: openai': 'hf-hub:org/clip"',
+        "{description: neither source nor prompts}": "{prompts: {texts: [a]}}",
+    }
+    text = TWENTY
+    for wrong, right in mended.items():
+        assert text.count(wrong) == 1, wrong
+        text = text.replace(wrong, right)
+    (tmp_path / "c.yaml").write_text(text)
+    assert len(catalog.load(tmp_path / "c.yaml").seed_datasets) == 14
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"prompts": {"texts": "a red sofa"}}, "prompts.texts: must be a list, got 'a red sofa'"),
+        ({"prompts": {"texts": ["a", True]}}, "prompts.texts.1: must be a text, got True; YAML reads it"),
+        ({"prompts": {"text": ["a"]}}, "the list `text:` needs a `template:`.*a plain list is `texts:`"),
+        ({"source": {"path": "x"}}, r"source: `kind:` is required; allowed: \{kind: folder, \.\.\.\}"),
+        ({"source": {"kind": "url", "path": "x"}}, "there is no kind 'url'.*did you mean 'urls'"),
+        (
+            {"source": {"kind": "parquet", "path": "x", "image_colum": "y"}},
+            "source.image_colum: unknown field; allowed: image_column, .*got 'y'; did you mean 'image_column'",
+        ),
+        (
+            {"source": {"kind": "urls", "path": 7}},
+            "source.path: must be a text, got 7; YAML reads it as a num",
+        ),
+        ({"prompts": {"texts": ["a"]}, "clip": None}, "clip: must be a mapping of fields.*got nothing"),
+        (
+            {"prompts": {"texts": ["a"]}, "clip": "ViT-L-14"},
+            "allowed: batch_size, .*, got 'ViT-L-14'",
+        ),
+        ({"prompts": {"texts": ["a"]}, "captionr": {}}, "unknown field; .*did you mean 'captioner'"),
+        (
+            {"prompts": {"texts": ["a"]}, "download": {"retries": True}},
+            "retries: must be a whole number, got 'True'; YAML reads yes",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "download": {"quality": 9.5}},
+            "quality: must be a whole number, got 9.5",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "download": {"timeout_s": "1m"}},
+            "timeout_s: must be a number, got '1m'",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "download": {"resize_only_if_bigger": "maybe"}},
+            "must be true or false, got 'maybe'",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "retrieval": {"index": "room"}},
+            "there are: rooms; did you mean 'rooms'",
+        ),
+        ({"prompts": {"texts": ["a"], "file": "${P:-p"}}, "prompts.file: a `..` that begins no variable"),
+    ],
+)
+def test_a_mistake_in_an_entry(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(CatalogError, match=f"1 mistake.*\n  seed_datasets.logos.*{message}"):
+        catalog.parse(with_entry(**entry), tmp_path / "c.yaml")
+
+
+def test_what_is_wrong_with_the_defaults_as_a_whole_is_said_once(tmp_path: Path) -> None:
+    entries: dict[str, Any] = {name: {"prompts": {"texts": ["x"]}} for name in ("a", "b", "c")}
+    entries["c"]["clip"] = {"model": "hf-hub:org/model"}
+    entries["c"]["retrieval"] = {"images_per_query": 3}
+    defaults = {
+        "clip": {"model": "ViT-L-14"},
+        "retrieval": {"index": "room"},
+        "download": {"allow_addresses": ["home"]},
+    }
+    with pytest.raises(CatalogError) as caught:
+        catalog.parse({**GOOD, "defaults": defaults, "seed_datasets": entries}, tmp_path / "c.yaml")
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "  defaults.download.allow_addresses",
+        "  defaults.clip",
+        "  defaults.retrieval.index",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must be a mapping with `seed_datasets:`, got nothing"),
+        (b"a: [", "line 1.*cannot be read as YAML"),
+        (
+            b"seed_datasets:\n\tlogos: {}\n",
+            r"line 2, column 1: YAML is indented with spaces, and there is a tab",
+        ),
+        (b"a: 1\nb: caf\xe9\n", r"line 2 is not UTF-8 \(the byte 0xe9\): save the file as UTF-8"),
+        (b"a: 1\nb: \x07\n", r"line 2: the character U\+0007 may not stand in YAML"),
+        (b"source: {path: shards/{000..012}.tar}\n", r"line 1, .*wants quotes around it"),
+        (b"a: one: two\n", r"line 1, column 7: .*'a: one: two'; a text that holds any of : .* wants quotes"),
+        (b"a: &x [*x]\n", "an alias stands within what it is an alias of"),
+        (b"a: !!python/object:os.system {}\n", "line 1, .*could not determine a constructor"),
+        (b"a: 2024-02-31\n", "cannot be read as YAML: day"),
+        (b"a: 1\n---\nb: 2\n", "line 2, .*expected a single document"),
+        (b"[" * 5_000, "cannot be read as YAML"),
+    ],
+)
+def test_what_is_no_yaml(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(CatalogError, match=message) as caught:
+        catalog.load(tmp_path / "c.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'c.yaml'}: ")
+
+
+def test_keys_that_stand_twice_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "defaults:\n  clip: &clip {model: ViT-L-14, pretrained: openai}\n"
+        "indices: {laion: {kind: faiss, path: x}}\n"
+        "seed_datasets:\n  a:\n    clip: {<<: *clip, model: ViT-B-32}\n    prompts:\n      texts: [x]\n      texts: [y]\n"
+        "  a: {prompts: {texts: [z]}}\n"
+    )
+    with pytest.raises(CatalogError, match="2 mistake") as caught:
+        catalog.load(tmp_path / "c.yaml")
+    assert "  seed_datasets.a.prompts.texts: stands twice, in line 8 and in line 9" in str(caught.value)
+    assert "  seed_datasets.a: stands twice, in line 5 and in line 10" in str(caught.value)
+
+
+def test_aliases_merges_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "indices: {laion: {kind: faiss, path: x}}\n"
+        "seed_datasets:\n  a: &a {prompts: {texts: [x]}, clip: &clip {model: ViT-L-14, pretrained: openai}}\n"
+        "  b: {<<: *a, prompts: {texts: [y]}, clip: {<<: *clip, model: ViT-B-32}}\n  c: *a\n",
+        encoding="utf-8-sig",
+    )
+    found = catalog.load(tmp_path / "c.yaml")
+    assert [found.entry(name).clip.model for name in "abc"] == ["ViT-L-14", "ViT-B-32", "ViT-L-14"]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="set SD_ASSETS_CATALOG to yours"):
         catalog.load(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(CatalogError, match="cannot be read as YAML"):
-        catalog.load(tmp_path / "bad.yaml")
+    with pytest.raises(CatalogError, match="cannot be read: Is a directory"):
+        catalog.load(tmp_path)
+
+
+def test_what_says_how_to_fetch_counts_for_a_list_of_urls_only(tmp_path: Path) -> None:
+    def section(kind: str, **download: Any) -> dict[str, Any]:
+        raw = with_entry(source={"kind": kind, "path": "x"}, download=download)
+        return catalog.parse(raw, tmp_path / "c.yaml").sections("logos")["source"]
+
+    assert section("urls", max_bytes=9) != section("urls", max_bytes=10)
+    assert section("urls", image_size=9) == section("urls", image_size=10)
+    assert section("parquet", max_bytes=9) == section("parquet", max_bytes=10)
 
 
 def test_the_catalogue_that_ships_is_right() -> None:

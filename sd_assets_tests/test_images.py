@@ -245,6 +245,26 @@ def test_cmyk_becomes_rgb(format: str) -> None:
     assert r > 230 and g < 30 and b < 30
 
 
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [((800, 600), 100, (200, 150)), ((800, 600), 700, (800, 600)), ((900, 40), 100, (900, 40))],
+)
+def test_a_thumbnail_of_a_jpeg_is_decoded_smaller(
+    size: tuple[int, int], at_least: int, expected: tuple[int, int]
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image = photo(*size)
+    small = decode_rgb(saved(image, "JPEG", quality=95, exif=turned), at_least=at_least)
+    assert small.size == expected[::-1]
+    upright = image.transpose(Image.Transpose.ROTATE_270).resize(small.size, Image.Resampling.BOX)
+    assert near(small, upright) < 4
+    # Of the other formats none can do that.
+    assert decode_rgb(saved(image, "PNG"), at_least=at_least).size == size
+    with pytest.raises(RowError):
+        decode_rgb(saved(image, "JPEG")[:-3000], at_least=at_least)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LAB", "YCbCr"])
 def test_other_modes_become_rgb(mode: str) -> None:
     if mode == "LAB":

@@ -24,4 +24,9 @@ def image_captions(
 ) -> dg.MaterializeResult[Staged]:
     """A caption for every image: the text a seed came with, or one that the captioner generates."""
     model = captioner.captioner(catalog.entry(context.partition_key).captioner)
-    return compute.run(context, CaptionStage(model), image_batches(seed_images, downloaded_images))
+    return compute.run(
+        context,
+        CaptionStage(model),
+        image_batches(seed_images, downloaded_images),
+        images=[seed_images, downloaded_images],
+    )

@@ -6,6 +6,7 @@ from sd_assets.assets.common import GPU_POOL, seed_asset
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import ClipResource
+from sd_assets.retrieval.index import open_index
 from sd_assets.stages.embed import EmbedStage, query_batches
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
@@ -21,5 +22,8 @@ def seed_embeddings(
     compute: ComputeResource,
 ) -> dg.MaterializeResult[Staged]:
     """CLIP embedding of every seed image and prompt."""
-    encoder = clip.encoder(catalog.entry(context.partition_key).clip)
+    entry = catalog.entry(context.partition_key)
+    # Nothing is asked of the index yet; but that its URL or path cannot be is known here, before the embedding is paid.
+    open_index(entry.retrieval.index, catalog.index(entry.retrieval.index), entry.retrieval)
+    encoder = clip.encoder(entry.clip)
     return compute.run(context, EmbedStage(encoder), query_batches(seed_images, seed_prompts))

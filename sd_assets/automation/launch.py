@@ -18,15 +18,21 @@ PROCESS_TAG = "sd_assets/process"
 ASSET_NAMES = [asset.key.path[0] for asset in ASSETS]
 
 # Errors whose message says all that a person needs.
-_EXPECTED = {error.__name__ for error in SdAssetsError.__subclasses__()}
+_EXPECTED = {SdAssetsError.__name__, *(error.__name__ for error in SdAssetsError.__subclasses__())}
+
+# What Dagster raises in the step of a check that failed and blocks.
+_CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
-def build_partition(partition: str) -> None:
-    """Materialize every asset of a partition.
+def build_partition(partition: str) -> list[str]:
+    """Materialize every asset of a partition, and check it.
+
+    Returns:
+        A line for each check that failed without stopping the run.
 
     Raises:
-        SdAssetsError: an asset failed, with its reason; or another run is unfinished: it may hold the slot of the pool
-            `gpu`, and waiting for that may never end.
+        SdAssetsError: an asset failed, or a check that stops the run, with its reason; or another run is unfinished: it
+            may hold the slot of the pool `gpu`, and waiting for that may never end.
         DagsterHomeNotSetError: `DAGSTER_HOME` is not set.
     """
     catalog.load().entry(partition)
@@ -40,13 +46,31 @@ def build_partition(partition: str) -> None:
             tags={PROCESS_TAG: _process()},
             raise_on_error=False,
         )
+    failed = [found for found in result.get_asset_check_evaluations() if not found.passed]
     if not result.success:
-        raise SdAssetsError("\n".join(_reason(event) for event in result.all_events if event.is_step_failure))
+        stops = [
+            line_of(found)
+            for found in failed
+            if found.blocking and found.severity is dg.AssetCheckSeverity.ERROR
+        ]
+        reasons = (_reason(event) for event in result.all_events if event.is_step_failure)
+        raise SdAssetsError("\n".join([*stops, *filter(None, reasons)]))
+    return [line_of(found) for found in failed]
 
 
-def _reason(event: dg.DagsterEvent) -> str:
-    """What a person needs to know of a failed step: the message of our own errors, the whole trace of others."""
+def line_of(found: dg.AssetCheckEvaluation) -> str:
+    """What a check found, for a person at a terminal."""
+    return f"{found.asset_key.to_user_string()}, {found.check_name}: {found.description or 'failed'}"
+
+
+def _reason(event: dg.DagsterEvent) -> str | None:
+    """What a person needs to know of a failed step: the message of our own errors, the whole trace of others.
+
+    None for checks that stopped the run: they have said why themselves.
+    """
     whole = event.step_failure_data.error
+    if whole is not None and whole.cls_name == _CHECK_FAILED:
+        return None
     error = whole
     while error is not None:
         if error.cls_name in _EXPECTED:

@@ -23,3 +23,11 @@ def print_table(reports: Mapping[str, Mapping[str, Any]]) -> None:
         counts = "".join(f"{report[name]:>{width}}" for name, width in zip(COUNTS, _WIDTHS, strict=True))
         failures = ", ".join(f"{code} {count}" for code, count in report["failures"].items())
         print(f"{asset:<22}{counts}{report['seconds']:>9.1f}  {failures}")
+
+
+def print_failed_checks(lines: Sequence[str]) -> None:
+    """What `build_partition` says of the checks that failed without stopping the run; nothing if there are none."""
+    if lines:
+        print(f"\nchecks that failed: {len(lines)}")
+    for line in lines:
+        print(f"  {line}")

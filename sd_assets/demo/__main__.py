@@ -56,18 +56,19 @@ def ready_world(seed: int) -> World:
 def run(world: World) -> int:
     """Materialize `demo_rooms` through Dagster, judge it, print the table and the JSON line."""
     from sd_assets.automation.launch import ASSET_NAMES, build_partition
-    from sd_assets.automation.summary import COUNTS, last_reports, print_table
+    from sd_assets.automation.summary import COUNTS, last_reports, print_failed_checks, print_table
 
     if default_base().startswith("s3://"):
         raise SdAssetsError(
             f"the demo judges Parquet on a disk, and {DATA_VARIABLE} is {default_base()}: unset it"
         )
     started = time.monotonic()
-    build_partition(PARTITION)
+    failed = build_partition(PARTITION)
     reports = last_reports(ASSET_NAMES, PARTITION)
     folders = {asset: Path(default_base()).absolute() / asset / PARTITION for asset in ASSET_NAMES}
     pairs = folders["text_image_pairs"]
     print_table(reports)
+    print_failed_checks(failed)
     print(f"\nThe data set: {pairs} (every asset's Parquet is beside it)")
     print(f"Read it:      {sys.executable} -c \"import pandas; print(pandas.read_parquet('{pairs}'))\"")
     print("Look at it:   make dev, then http://localhost:3000")

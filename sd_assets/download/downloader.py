@@ -7,7 +7,7 @@ import datetime
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -22,7 +22,7 @@ from sd_assets.errors import ErrorCode, RowError
 from sd_assets.schemas import image_id
 from sd_assets.settings import DownloadSettings
 
-__all__ = ["TRANSIENT", "Download", "Downloader"]
+__all__ = ["TRANSIENT", "Download", "Downloader", "as_it_came", "resized"]
 
 # Attempt n waits up to 0.5 * 2**(n - 1) seconds: half of it for certain, half by chance, so that what failed together
 # does not come back together.
@@ -30,6 +30,9 @@ _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 # A server that wants to be left alone for longer is asked again by a later run, not by this one.
 _LONGEST_WAIT_S = 30.0
+
+# Makes of an image's bytes what is kept: (bytes, header, settings) -> (bytes, width, height). Raises RowError.
+Make = Callable[[bytes, images.ImageInfo, DownloadSettings], tuple[bytes, int, int]]
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,15 @@ class Downloader:
     Its event loop runs in a thread of its own, so any number of threads may call `download` at once; together they
     have at most `settings.connections` images in flight, from connecting until their pixels are encoded, which also
     bounds the memory. Waiting before another attempt does not count.
+
+    Args:
+        settings: how to fetch, and what `make` needs to know.
+        make: what becomes of an image's bytes: `resized` (the default) or `as_it_came`.
     """
 
-    def __init__(self, settings: DownloadSettings) -> None:
+    def __init__(self, settings: DownloadSettings, make: Make | None = None) -> None:
         self._settings = settings
+        self._make = make or resized
         self._policy = AddressPolicy(settings.allow_addresses)
         self._slots = asyncio.Semaphore(settings.connections)
         # Pillow gives up the interpreter's lock while it decodes, resizes and encodes.
@@ -125,6 +133,17 @@ class Downloader:
             future.cancel()
             raise
 
+    def submit(self, url: str) -> "concurrent.futures.Future[Download]":
+        """What will have become of one URL; returns at once.
+
+        Raises:
+            RuntimeError: the downloader is closed.
+        """
+        with self._closing:
+            if self._closed:
+                raise RuntimeError("the downloader is closed")
+            return asyncio.run_coroutine_threadsafe(self._one(url), self._loop)
+
     def close(self) -> None:
         """Cancel what is in flight, close the connections and end the threads. Closing twice is closing once."""
         with self._closing:
@@ -162,7 +181,9 @@ class Downloader:
                 else:
                     loop = asyncio.get_running_loop()
                     row = Download(_now(), attempt)
-                    return await loop.run_in_executor(self._codec, finish, row, answer, self._settings)
+                    return await loop.run_in_executor(
+                        self._codec, finish, row, answer, self._settings, self._make
+                    )
             ended = _now()
             wait = wait_before_next(failure, attempt)
             if wait is None or attempt > self._settings.retries:
@@ -178,7 +199,7 @@ class Downloader:
         )
 
 
-def finish(row: Download, answer: Answer, settings: DownloadSettings) -> Download:
+def finish(row: Download, answer: Answer, settings: DownloadSettings, make: Make) -> Download:
     """`row` with what an answer holds: the image made from its body, or the code of why there is none."""
     row = dataclasses.replace(
         row,
@@ -192,15 +213,23 @@ def finish(row: Download, answer: Answer, settings: DownloadSettings) -> Downloa
         row = dataclasses.replace(
             row, format=info.format, original_width=info.width, original_height=info.height
         )
-        judge_size(info.width, info.height, settings)
-        image = images.decode_rgb(answer.body, max_pixels=settings.max_pixels)
-        image = resize(image, settings.image_size, settings.resize_mode, settings.resize_only_if_bigger)
-        encoded = images.encode(image, settings.image_format, settings.quality)
+        image, width, height = make(answer.body, info, settings)
     except RowError as error:
         return dataclasses.replace(row, error=error.code, error_detail=error.detail)
-    return dataclasses.replace(
-        row, image_id=image_id(answer.body), image=encoded, width=image.width, height=image.height
-    )
+    return dataclasses.replace(row, image_id=image_id(answer.body), image=image, width=width, height=height)
+
+
+def resized(data: bytes, info: images.ImageInfo, settings: DownloadSettings) -> tuple[bytes, int, int]:
+    """The image judged, resized and encoded as the settings say; its width and height."""
+    judge_size(info.width, info.height, settings)
+    image = images.decode_rgb(data, max_pixels=settings.max_pixels)
+    image = resize(image, settings.image_size, settings.resize_mode, settings.resize_only_if_bigger)
+    return images.encode(image, settings.image_format, settings.quality), image.width, image.height
+
+
+def as_it_came(data: bytes, info: images.ImageInfo, settings: DownloadSettings) -> tuple[bytes, int, int]:
+    """The bytes themselves, whatever size they have; its width and height."""
+    return data, info.width, info.height
 
 
 def wait_before_next(failure: FetchError, attempt: int) -> float | None:

@@ -15,6 +15,7 @@ from sd_assets.catalog import require_set
 from sd_assets.errors import ModelError
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.models.loading import (
+    HubCommit,
     LazyModel,
     folder_digest,
     hub_commit,
@@ -64,11 +65,15 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         """
         if self._folder is not None:
             return f"local-dir:{folder_digest(self._folder)}"
-        return f"{self._model}@{self._commit[0]}"
+        return f"{self._model}@{self._commit.commit}"
 
     @property
     def batch_size(self) -> int:
         return self.settings.batch_size
+
+    @property
+    def name(self) -> str:
+        return self._model
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
@@ -149,14 +154,14 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         return Path(self._model).expanduser() if is_folder(self._model) else None
 
     @cached_property
-    def _commit(self) -> tuple[str, bool]:
+    def _commit(self) -> HubCommit:
         return hub_commit(self._model, self.settings.revision, ["config.json"], self._where)
 
     # --- loading -------------------------------------------------------------------------------------------------
 
     def _config_file(self) -> Path:
         if self._folder is None:
-            return hub_file(self._model, "config.json", self._commit[0], self._where)
+            return hub_file(self._commit, "config.json", self._where)
         if not self._folder.is_dir():
             raise ModelError(
                 f"{self._where}: the folder does not exist: give the one that holds config.json and weights"
@@ -178,8 +183,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         # Pinned to the commit; from the cache alone where the Hub does not answer, or every file costs a time-out.
         pinned: dict[str, Any] = {"trust_remote_code": False}
         if self._folder is None:
-            commit, online = self._commit
-            pinned.update(revision=commit, local_files_only=not online)
+            pinned.update(revision=self._commit.commit, local_files_only=not self._commit.online)
         try:
             image_processor, tokenizer, processor = _processors(source, pinned)
             if getattr(processor, "chat_template", None):

@@ -16,10 +16,12 @@ from PIL import Image
 from sd_assets.catalog import require_set
 from sd_assets.errors import ModelError
 from sd_assets.models.loading import (
+    HubCommit,
     LazyModel,
     folder_digest,
     hub_commit,
     hub_file,
+    hub_folder,
     one_line,
     padded_batches,
 )
@@ -27,6 +29,9 @@ from sd_assets.models.preprocessing import middle_of_strip
 from sd_assets.settings import ClipSettings
 
 _CONFIG = "open_clip_config.json"
+# In open_clip's order. Only one is fetched: repositories often hold both, and those of transformers too.
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 _OPEN_CLIP_PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -61,8 +66,12 @@ class ClipEncoder(LazyModel[_Parts]):
         if self._folder is not None:
             return f"local-dir:{folder_digest(self._folder)}"
         if self._hub_id is not None:
-            return f"hf-hub:{self._hub_id}@{self._commit}"
+            return f"hf-hub:{self._hub_id}@{self._commit.commit}"
         return f"{self._name}/{self.settings.pretrained}"
+
+    @property
+    def name(self) -> str:
+        return self._model
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
@@ -173,8 +182,8 @@ class ClipEncoder(LazyModel[_Parts]):
         return self._model.replace("/", "-")  # as open_clip does
 
     @cached_property
-    def _commit(self) -> str:
-        return hub_commit(str(self._hub_id), None, [_CONFIG], self._where)[0]
+    def _commit(self) -> HubCommit:
+        return hub_commit(str(self._hub_id), self.settings.revision, [_CONFIG], self._where)
 
     def _config(self) -> dict[str, Any]:
         """The `model_cfg` of open_clip, without importing open_clip (and so torch) for it."""
@@ -187,7 +196,7 @@ class ClipEncoder(LazyModel[_Parts]):
             if not path.is_file():
                 raise ModelError(f"{self._where} is not a CLIP of open_clip: the folder holds no {_CONFIG}")
         elif self._hub_id is not None:
-            path = hub_file(self._hub_id, _CONFIG, self._commit, self._where)
+            path = hub_file(self._commit, _CONFIG, self._where)
         else:
             path = _builtin_configs() / f"{self._name}.json"
             if not path.is_file():
@@ -228,11 +237,16 @@ class ClipEncoder(LazyModel[_Parts]):
         if repository := weights.get("hf_hub"):
             # Asked only to fail at once, and clearly: open_clip's download tries for a minute.
             owner, _, file = repository.rpartition("/")
-            files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-            hub_commit(owner, None, files, f"{self._where} with weights {tag!r} (Hub: {owner})")
+            hub_commit(
+                owner,
+                None,
+                [file] if file else _WEIGHTS,
+                f"{self._where} with weights {tag!r} (Hub: {owner})",
+            )
+        name = self._model if self._hub_id is None else f"local-dir:{self._fetched()}"
         try:
             model = open_clip.create_model(
-                self._model,
+                name,
                 tag,
                 precision=_OPEN_CLIP_PRECISION[precision],
                 device=device,
@@ -241,7 +255,7 @@ class ClipEncoder(LazyModel[_Parts]):
                 force_quick_gelu=bool(weights.get("quick_gelu")),
                 require_pretrained=True,  # else missing weights are random ones, with a warning
             )
-            tokenizer = open_clip.get_tokenizer(self._model)
+            tokenizer = self._foreign_tokenizer() or open_clip.get_tokenizer(name)
             preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
         except Exception as error:
             raise ModelError(
@@ -258,6 +272,43 @@ class ClipEncoder(LazyModel[_Parts]):
             transform=image_transform_v2(preprocess, is_train=False),
             tokenizer=tokenizer,
             crops_middle=preprocess.resize_mode == "shortest",
+        )
+
+    def _fetched(self) -> Path:
+        """The folder of a Hub model's files at its commit. open_clip by itself reads `main`, whatever that is by then."""
+        small = [_CONFIG, *(() if self._tokenizer_elsewhere else _TOKENIZER)]
+        for weights in _WEIGHTS:
+            folder = hub_folder(self._commit, [*small, weights], self._where)
+            if (folder / weights).is_file():
+                return folder
+        raise ModelError(
+            f"{self._where} has no weights of open_clip: "
+            + (
+                f"its repository holds neither {' nor '.join(_WEIGHTS)}"
+                if self._commit.online
+                else "they are not in the Hub's cache on this machine, and the Hub cannot be reached"
+            )
+        )
+
+    @property
+    def _tokenizer_elsewhere(self) -> str | None:
+        """The repository of the tokenizer, where it is another than that of the Hub model."""
+        name = self._config()["text_cfg"].get("hf_tokenizer_name") if self._hub_id is not None else None
+        return name if name != self._hub_id else None
+
+    def _foreign_tokenizer(self) -> Any:
+        """As `open_clip.get_tokenizer` makes it for a Hub model."""
+        if not self._tokenizer_elsewhere:
+            return None
+        from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+
+        text = self._config()["text_cfg"]
+        return HFTokenizer(
+            self._tokenizer_elsewhere,
+            context_length=text.get("context_length", DEFAULT_CONTEXT_LENGTH),
+            tokenizer_mode=text.get("tokenizer_mode"),
+            local_files_only=not self._commit.online,
+            **text.get("tokenizer_kwargs", {}),
         )
 
 

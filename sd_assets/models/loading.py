@@ -5,6 +5,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,10 +39,17 @@ class LazyModel(ABC, Generic[Parts]):
     def identity(self) -> str:
         """Names the model and its weights."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The model as the catalogue names it."""
+
     def facts(self) -> dict[str, Any]:
         """What is used, for metadata: the model; where and how it runs, once it is loaded."""
         running = {} if self._parts is None else {"device": self.device, "precision": self.precision}
-        return {"model": self.identity, **running}
+        # The identity of a folder is a digest, which tells nobody which model that is.
+        model = self.identity if self.name in self.identity else f"{self.name} ({self.identity})"
+        return {"model": model, **running}
 
     def load(self) -> None:
         """Loads the model; does nothing if it is there.
@@ -159,8 +167,25 @@ def _file_digest(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hub_commit(model: str, revision: str | None, files: Sequence[str], where: str) -> tuple[str, bool]:
-    """(the commit that `revision` of a Hub model means now, whether the Hub answered).
+@dataclass(frozen=True)
+class HubCommit:
+    """One state of a model on the Hub.
+
+    Attributes:
+        model: its id.
+        revision: the name by which it was asked for: a branch, a tag, a commit; None is the branch `main`.
+        commit: what that name means.
+        online: whether the Hub said so; else its cache on this machine did, and has all there is.
+    """
+
+    model: str
+    revision: str | None
+    commit: str
+    online: bool
+
+
+def hub_commit(model: str, revision: str | None, files: Sequence[str], where: str) -> HubCommit:
+    """What `revision` of a Hub model means now.
 
     Without the Hub, the commit that its cache on this machine knows under that name, if it holds one of `files`.
 
@@ -172,7 +197,11 @@ def hub_commit(model: str, revision: str | None, files: Sequence[str], where: st
 
     try:
         # Much quicker to fail than a download, which tries for half a minute.
-        return str(HfApi().model_info(model, revision=revision, timeout=20).sha), True
+        api = HfApi()
+        info = api.model_info(model, revision=revision, timeout=20)
+        if info.gated:  # of such a one everybody is told, but not everybody gets its files
+            api.auth_check(model)
+        return HubCommit(model, revision, str(info.sha), online=True)
     except HFValidationError as error:
         raise ModelError(
             f"{where}: it is neither a Hub id (`org/model`) nor a folder here: {error}"
@@ -186,14 +215,14 @@ def hub_commit(model: str, revision: str | None, files: Sequence[str], where: st
     for file in files:
         cached = try_to_load_from_cache(model, file, revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent.name, False
+            return HubCommit(model, revision, Path(cached).parent.name, online=False)
     raise ModelError(
         f"{where} is not in the Hub's cache on this machine, and the Hub cannot be reached ({one_line(cause)}): check "
         "the network and HF_ENDPOINT, fetch it where there is one (`hf download`), or name a local folder"
     ) from cause
 
 
-def hub_file(model: str, filename: str, commit: str, where: str) -> Path:
+def hub_file(at: HubCommit, filename: str, where: str) -> Path:
     """One small file of a Hub model, from the cache if it is there.
 
     Raises:
@@ -203,13 +232,39 @@ def hub_file(model: str, filename: str, commit: str, where: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(model, filename, revision=commit))
+        if at.online:
+            # By the revision's name: so the cache learns what it means, for when the Hub cannot be asked.
+            named = Path(hf_hub_download(at.model, filename, revision=at.revision))
+            if named.parent.name == at.commit:
+                return named
+        return Path(hf_hub_download(at.model, filename, revision=at.commit, local_files_only=not at.online))
     except LocalEntryNotFoundError as error:
         raise ModelError(f"{where}: {filename} is not in the cache, and the Hub cannot be reached") from error
     except EntryNotFoundError as error:
         raise ModelError(f"{where} has no {filename}: it is not a model of this kind") from error
     except HfHubHTTPError as error:
-        raise _refused(error, where, commit) from error
+        raise _refused(error, where, at.revision) from error
+
+
+def hub_folder(at: HubCommit, patterns: Sequence[str], where: str) -> Path:
+    """The files of a Hub model whose names match, as a folder in its cache; those that are there are not fetched again.
+
+    Raises:
+        ModelError: gated, or the Hub failed in the middle.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(
+            snapshot_download(
+                at.model, revision=at.commit, allow_patterns=list(patterns), local_files_only=not at.online
+            )
+        )
+    except HfHubHTTPError as error:
+        raise _refused(error, where, at.revision) from error
+    except Exception as error:
+        raise ModelError(f"{where} could not be fetched: {one_line(error)}. Run it again") from error
 
 
 def _refused(error: Exception, where: str, revision: str | None) -> ModelError:
@@ -221,6 +276,8 @@ def _refused(error: Exception, where: str, revision: str | None) -> ModelError:
         todo = f"has no revision {revision!r}: name a branch, a tag or a commit of it"
     elif isinstance(error, RepositoryNotFoundError):
         todo = "does not exist on the Hub, or is private: check the id, or set HF_TOKEN to a token that may read it"
+    elif getattr(getattr(error, "response", None), "status_code", None) == 401:
+        todo = "was refused: the Hub does not accept the token that HF_TOKEN (or `hf auth login`) gives: renew it, or for a public model take it away"
     else:
         todo = f"was refused by the Hub: {one_line(error)}"
     return ModelError(f"{where} {todo}")

@@ -1,16 +1,18 @@
 """Running stages as a resource."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 import pyarrow as pa
 
 from sd_assets.compute.local import run_stage, write_rows
 from sd_assets.resources.storage import StorageResource, attempt_id, column_schema, report_metadata
+from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
 from sd_assets.storage.area import Area
 from sd_assets.storage.staging import Staged
+from sd_assets.storage.table import Table
 
 
 class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
@@ -19,15 +21,27 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
     storage: dg.ResourceDependency[StorageResource]
 
     def run(
-        self, context: dg.AssetExecutionContext, stage: Stage, rows: Iterable[pa.RecordBatch]
+        self,
+        context: dg.AssetExecutionContext,
+        stage: Stage,
+        rows: Iterable[pa.RecordBatch],
+        *,
+        images: Sequence[Table] = (),
     ) -> dg.MaterializeResult[Staged]:
         """Run a stage over the rows of its input that are missing from the table.
+
+        Args:
+            context: of the asset.
+            stage: what to compute.
+            rows: its input, all of it, in the order that the table is to have.
+            images: tables with the images that its rows speak of by `image_id`, for the contact sheet of a table that
+                holds none itself.
 
         Raises:
             SdAssetsError: see `compute.local.run_stage`.
         """
         staged = run_stage(stage, rows, self._area(context), attempt_id(context.run.run_id), context.log.info)
-        return _result(staged, stage.schema)
+        return _result(context, staged, stage.schema, images)
 
     def write(
         self,
@@ -38,15 +52,21 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
     ) -> dg.MaterializeResult[Staged]:
         """Write rows that are ready: a reduction. See `compute.local.write_rows`."""
         staged = write_rows(schema, rows, self._area(context), attempt_id(context.run.run_id), counts)
-        return _result(staged, schema)
+        return _result(context, staged, schema)
 
     def _area(self, context: dg.AssetExecutionContext) -> Area:
         return self.storage.store().area("/".join(context.asset_key.path), context.partition_key)
 
 
-def _result(staged: Staged, schema: TableSchema) -> dg.MaterializeResult[Staged]:
+def _result(
+    context: dg.AssetExecutionContext, staged: Staged, schema: TableSchema, images: Sequence[Table] = ()
+) -> dg.MaterializeResult[Staged]:
     return dg.MaterializeResult(
         value=staged,
         data_version=dg.DataVersion(staged.data_version),
-        metadata={**report_metadata(staged), "dagster/column_schema": column_schema(schema)},
+        metadata={
+            **report_metadata(staged),
+            "dagster/column_schema": column_schema(schema),
+            **view_metadata(staged.table(), schema, images, context.log.warning),
+        },
     )

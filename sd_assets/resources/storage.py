@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ import pyarrow as pa
 
 from sd_assets.compute.local import write_rows
 from sd_assets.errors import TableError
+from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import ERROR_FIELDS, TableSchema
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import Files, LocalFiles, S3Files
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table, TableStore
+from sd_assets.views.text import public, shortened
 
 DATA_VARIABLE = "SD_ASSETS_DATA"
 # Metadata of an asset that a user adds: the columns that identify a row of its table.
 KEY_METADATA = "sd_assets/key"
 UNPARTITIONED = "all"
+# Error codes that an event names.
+_MAX_CODES = 50
 
 
 def default_base() -> str:
@@ -41,6 +46,18 @@ class StorageResource(dg.ConfigurableResource["StorageResource"]):
     def store(self) -> TableStore:
         """The tables under the base."""
         return TableStore(self._files())
+
+    def table(self, asset: str, partition: str = UNPARTITIONED) -> Table:
+        """The current version of an asset's table, lazily: how a check or a script reads one.
+
+        Args:
+            asset: its name; the parts of a key that has several are joined by `/`.
+            partition: the partition's key.
+
+        Raises:
+            TableError: it was never materialized.
+        """
+        return self.store().open(asset, partition)
 
     def _files(self) -> Files:
         base = self.base or default_base()
@@ -106,7 +123,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         staged = write_rows(
             schema, rows.select(schema.arrow.names).to_batches(), area, attempt_id(context.run_id)
         )
-        context.add_output_metadata(report_metadata(staged))
+        views = view_metadata(staged.table(), schema, (), context.log.warning)
+        context.add_output_metadata({**report_metadata(staged), **views})
         return staged
 
 
@@ -119,12 +137,24 @@ def report_metadata(staged: Staged) -> dict[str, Any]:
     """The report of a staged version as metadata of a materialization."""
     report = staged.report
     metadata: dict[str, Any] = {
-        name: value for name, value in report.items() if value is not None and name != "failures"
+        # The address of an index may have a key in it.
+        name: public(value) if isinstance(value, str) else value
+        for name, value in report.items()
+        if value is not None and name != "failures"
     }
-    metadata["failures"] = dg.MetadataValue.json(report["failures"])
+    metadata["failures"] = dg.MetadataValue.json(_most_frequent(report["failures"]))
     metadata["dagster/partition_row_count"] = report["rows_ok"] + report["rows_failed"]
     metadata["dagster/storage_kind"] = "parquet"
     return metadata
+
+
+def _most_frequent(failures: Mapping[str, int]) -> dict[str, int]:
+    """Error codes and counts; of the many that an asset of a user's own may have, the rest as one."""
+    ranked = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
+    shown: Counter[str] = Counter()
+    for place, (code, count) in enumerate(ranked):
+        shown[shortened(public(code), 48) if place < _MAX_CODES else "other codes"] += count
+    return dict(shown)
 
 
 def column_schema(schema: TableSchema) -> dg.TableSchema:

@@ -1,7 +1,14 @@
 """A dataset of the Hugging Face hub, streamed by `datasets`."""
 
-from collections.abc import Iterator
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sd_assets.catalog import require_set
@@ -10,13 +17,19 @@ from sd_assets.settings import HubSource
 from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,
-    is_image,
     pick_image_column,
     pick_text_column,
     quiet_datasets,
     reason,
     text_of,
 )
+
+logger = logging.getLogger(__name__)
+
+# Rows in the making at once: where a dataset is a folder of images, each is a download of its own.
+_AHEAD = 8
+# Columns of strings that are no texts: what `datasets` adds to a tar's samples, and what names an image.
+_NO_TEXT = re.compile(r"__.*__|(.*_)?(id|key|ur[il]|path|file|file_?name|hash)", re.IGNORECASE)
 
 
 def read_hub(source: HubSource) -> Iterator[SourceRow]:
@@ -26,50 +39,107 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
     An `id` that is a folder here is read as `datasets` reads it, without a Hub.
 
     Raises:
-        SourceError: unreachable Hub, missing, private or gated dataset, wrong split, configuration or column.
+        SourceError: unreachable Hub, missing, private or gated dataset, wrong split, configuration or column; or the
+            connection was lost, and clients could not make good for it.
     """
     name = require_set(source.id, "source.id")
     where = f"the Hub dataset {name!r}"
     commit = None if Path(name).is_dir() else _commit(name, source.revision, where)
-    stream = _stream(source, name, commit, where)
-    features: dict[str, Any] = dict(stream.features or dict.fromkeys(_first_columns(stream, where)))
-    image = pick_image_column(features, source.image_column, where)
-    text = pick_text_column([name for name in features if name != image], source.text_column, where)
-    # Only these columns are fetched, and images stay the bytes they are.
-    stream = stream.select_columns([image] if text is None else [image, text])
-    if is_image(features[image]):
-        import datasets
+    with _losses_are_errors():
+        stream = _stream(source, name, commit, where)
+        features: dict[str, Any] = dict(stream.features or dict.fromkeys(_first_columns(stream, where)))
+        image = pick_image_column(features, source.image_column, where)
+        text = _text_column({it: features[it] for it in features if it != image}, source.text_column, where)
+        wanted = [image] if text is None else [image, text]
+        if stream.info.builder_name == "parquet" and set(features) - set(wanted):
+            # Opened anew for them: of a stream that was opened for all, the others would be fetched, and thrown away.
+            stream = _stream(source, name, commit, where, columns=wanted)
+        stream = stream.select_columns(wanted)
+        label = f"{name}/{source.config or 'default'}/{source.split}"
 
-        stream = stream.cast_column(image, datasets.Image(decode=False))
-    label = f"{name}/{source.config or 'default'}/{source.split}"
-    count = 0
-    try:
-        for count, row in enumerate(stream):
-            value = text_of(row[text], features[text]) if text is not None else None
+        def row_of(number: int, cells: dict[str, Any]) -> SourceRow:
+            value = None if text is None else text_of(cells[text], features[text])
             try:
-                item = SourceRow(image_bytes(row[image]), value, label, commit, count)
+                return SourceRow(image_bytes(cells[image]), value, label, commit, number)
             except RowError as error:
-                item = SourceRow(None, value, label, commit, count, error)
-            yield item
-    except SourceError as error:
-        raise SourceError(f"{where}, row {count}: {error}") from error
+                return SourceRow(None, value, label, commit, number, error)
+            except SourceError as error:
+                raise SourceError(f"{where}, row {number}: {error}") from error
+            except Exception as error:
+                raise _lost(where, number, error) from error
+
+        yield from _ahead(row_of, _rows(stream, source.max_rows, where))
+
+
+def _rows(stream: Any, limit: int | None, where: str) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        for cells in islice(stream, limit):
+            yield cells
+            number += 1
     except Exception as error:
-        raise SourceError(
-            f"{where} could not be read past row {count}: {reason(error)}. If the network or the Hub failed, run it again"
-        ) from error
+        raise _lost(where, number, error) from error
 
 
-def _stream(source: HubSource, name: str, commit: str | None, where: str) -> Any:
+def _ahead(
+    row_of: Callable[[int, dict[str, Any]], SourceRow], rows: Iterable[dict[str, Any]]
+) -> Iterator[SourceRow]:
+    """Rows in their order, a few of them made at once."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        started: deque[Future[SourceRow]] = deque()
+        for number, cells in enumerate(rows):
+            started.append(pool.submit(row_of, number, cells))
+            if len(started) > _AHEAD:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
+
+
+def _lost(where: str, number: int, error: Exception) -> SourceError:
+    return SourceError(
+        f"{where} could not be read from row {number} on: {reason(error)}. If the network or the Hub failed, run it again"
+    )
+
+
+def _stream(source: HubSource, name: str, commit: str | None, where: str, **options: Any) -> Any:
     import datasets
 
     try:
-        with quiet_datasets():
-            return datasets.load_dataset(
-                name, source.config, split=source.split, revision=commit, streaming=True
+        # Where the Hub fails in the middle, `datasets` falls back on what its cache holds under this name, whichever
+        # commit that was: so the cache is an empty one.
+        with quiet_datasets(), TemporaryDirectory() as no_cache:
+            stream = datasets.load_dataset(
+                name,
+                source.config,
+                split=source.split,
+                revision=commit,
+                streaming=True,
+                cache_dir=no_cache,
+                **options,
             )
+        # Images stay the bytes they are.
+        return stream.decode(False) if stream.features else stream
     except Exception as error:
         # `datasets` lists the splits and configurations there are, in its own words.
-        raise SourceError(f"{where} cannot be opened (split {source.split!r}): {reason(error)}") from error
+        asked = f"config {source.config!r}, split {source.split!r}"
+        raise SourceError(f"{where} cannot be opened ({asked}): {reason(error)}") from error
+
+
+@contextmanager
+def _losses_are_errors() -> Iterator[None]:
+    """Without the last of the retries for files that are read from a stream, the tars.
+
+    `huggingface_hub` takes up a stream that was cut. When that fails, `datasets` reads on in the stream that is dead,
+    finds nothing more in it, and takes that for the end of the tar: rows would be missing, and nobody would know.
+    """
+    import datasets
+
+    before = datasets.config.STREAMING_READ_MAX_RETRIES
+    datasets.config.STREAMING_READ_MAX_RETRIES = 1
+    try:
+        yield
+    finally:
+        datasets.config.STREAMING_READ_MAX_RETRIES = before
 
 
 def _first_columns(stream: Any, where: str) -> list[str]:
@@ -80,18 +150,45 @@ def _first_columns(stream: Any, where: str) -> list[str]:
         raise SourceError(f"{where} cannot be read: {reason(error)}") from error
 
 
+def _text_column(features: dict[str, Any], asked: str | None, where: str) -> str | None:
+    """The column asked for; else `text`, or the only one that holds texts; none for "".
+
+    Raises:
+        SourceError: there is no such column; lists those there are.
+    """
+    if asked == "":
+        return None
+    if asked is None and "text" not in features:
+        found = [name for name in features if _is_text(features[name]) and not _NO_TEXT.fullmatch(name)]
+        if len(found) == 1:
+            logger.info("%s: the column %r is taken for the text of the images", where, found[0])
+            return found[0]
+    return pick_text_column(list(features), asked, where)
+
+
+def _is_text(feature: Any) -> bool:
+    """Whether a column holds texts, or lists of texts, as far as `datasets` knows."""
+    inner = getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", None) in ("string", "large_string") and not hasattr(inner, "int2str")
+
+
 def _commit(name: str, revision: str | None, where: str) -> str | None:
     """The commit that `revision` means now. Asked first because it fails in an instant, and clearly."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    api = HfApi()
     try:
-        return HfApi().dataset_info(name, revision=revision).sha
+        info = api.dataset_info(name, revision=revision)
+        if info.gated:  # of such a one everybody is told, but not everybody gets its files
+            api.auth_check(name, repo_type="dataset")
+        return info.sha
     except GatedRepoError as error:
         raise SourceError(
             f"{where} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
@@ -107,6 +204,11 @@ def _commit(name: str, revision: str | None, where: str) -> str | None:
     except HFValidationError as error:
         raise SourceError(f"{where}: an id is `owner/name`: {reason(error)}") from error
     except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise SourceError(
+                f"{where}: the Hub does not accept the token that HF_TOKEN (or `hf auth login`) gives: renew it, or for "
+                "a public dataset take it away"
+            ) from error
         raise SourceError(
             f"{where} cannot be reached: {reason(error)}. Check the network and HF_ENDPOINT, or read a copy of it "
             "with `source: {kind: folder, path: ...}`"

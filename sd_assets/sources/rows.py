@@ -1,4 +1,4 @@
-"""What a source of images yields, and what every such source does with a row of `datasets`."""
+"""What a source of images yields, and how cells of its columns become images and texts."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +16,11 @@ class SourceRow:
     Attributes:
         data: the bytes, unjudged (they may be of no image at all); None if there are none, then `error` says why.
         text: the image's own text, if the source has one.
-        source: where it came from: the file relative to its folder, or `dataset/config/split` of the Hub.
-        revision: the commit of the Hub dataset; None for a folder.
+        source: where it came from: the file relative to its folder, `dataset/config/split` of the Hub, or the URL.
+        revision: the commit of the Hub dataset; when a URL was asked for (ISO 8601, UTC); None for files.
         row: counts the rows of the source from 0.
         error: why there are no bytes.
+        same_as: the `image_id` of the bytes, if an earlier row of the source gave them already: this one is a duplicate.
     """
 
     data: bytes | None
@@ -28,6 +29,7 @@ class SourceRow:
     revision: str | None
     row: int
     error: RowError | None = None
+    same_as: str | None = None
 
 
 def read_file(path: Path) -> bytes:
@@ -92,7 +94,8 @@ def text_of(value: Any, feature: Any) -> str | None:
         return None
     if isinstance(value, int) and hasattr(feature, "int2str"):
         value = feature.int2str(value) if value >= 0 else ""  # -1 is how `datasets` writes a class not given
-    return str(value).strip() or None
+    # JSON may spell half of a surrogate pair, which nothing can store.
+    return str(value).encode("utf-8", "replace").decode().strip() or None
 
 
 def pick_text_column(columns: list[str], asked: str | None, where: str) -> str | None:

@@ -46,7 +46,7 @@ class RetrieveStage(Stage):
         self._index.open()
 
     def facts(self) -> dict[str, Any]:
-        return {"index": self._index.identity}
+        return {"index": f"{self._settings.index} ({self._index.identity})"}
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         vectors = np.asarray(rows.column("embedding").flatten()).reshape(len(rows), -1)

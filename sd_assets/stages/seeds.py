@@ -32,7 +32,8 @@ class SeedImagesStage(Stage):
     """Checks what a source delivers: every row is an image that its header vouches for, or says why not."""
 
     version = "1"
-    reads = ("text", "source_error")
+    # The source is bookkeeping, but must be true: what is fetched is looked up by it.
+    reads = ("text", "source", "source_error")
     batch_rows = _BATCH_ROWS
 
     @property
@@ -49,7 +50,7 @@ def source_batches(rows: Iterable[SourceRow]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist(
             [
                 {
-                    "image_id": None if row.data is None else image_id(row.data),
+                    "image_id": row.same_as if row.data is None else image_id(row.data),
                     "image": row.data,
                     "text": row.text,
                     "source": row.source,

@@ -9,6 +9,7 @@ links on a disk, copies on S3) for other readers, and we never read it. All that
     index/                  the row index of each shard: which work each row is
     wip/<run>-<shard>.json  a shard of finished rows of a run that has not committed
     leases/<run>.json       says until when a run counts as alive
+    notes/<name>            what a source wants to know again at its next run, and can do without
     last_run.json           what the last run reported
 """
 
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sd_assets.errors import TableError
@@ -34,6 +37,7 @@ from sd_assets.storage.shards import (
     Shard,
     index_bytes,
     parquet_bytes,
+    parsed_errors,
     parsed_index,
     sha256,
     shard_name,
@@ -287,6 +291,9 @@ class Area:
     def read_index(self, shard: Shard) -> RowIndex:
         return parsed_index(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
 
+    def read_errors(self, shard: Shard) -> npt.NDArray[np.bytes_]:
+        return parsed_errors(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
+
     def open_shard(self, shard: Shard) -> pa.NativeFile:
         """A shard of any version that is kept. Raises TableError if it is gone."""
         try:
@@ -326,6 +333,19 @@ class Area:
             elif name != f"{run_id}.json":
                 alive = True
         return alive
+
+    # --- notes ---------------------------------------------------------------------------------------------------
+
+    def note(self, name: str) -> bytes | None:
+        """What `put_note` wrote last."""
+        try:
+            return self.files.get(f"{self._hidden}/notes/{name}")
+        except FileNotFoundError:
+            return None
+
+    def put_note(self, name: str, data: bytes) -> None:
+        """Keep a note for later runs. No commit waits for it, and of two runs the later one's stays."""
+        self.files.put(f"{self._hidden}/notes/{name}", data)
 
     # --- sweep ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ give equal shards, and a row more or less changes the shard it is in and at most
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -145,8 +145,14 @@ def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | N
     for name, digests in columns.items():
         index[name] = np.frombuffer(b"".join(digests), dtype="V16")
     index["size"] = _sizes(rows)
-    index["error"] = [error or "" for error in rows.column("error").to_pylist()]
+    index["error"] = _codes(rows.column("error"))
     return index
+
+
+def _codes(errors: pa.Array | pa.ChunkedArray) -> list[bytes]:
+    """Error codes as an index holds them. Ours are short and ASCII; one of a user's own table may have to be cut."""
+    room = ROW["error"].itemsize
+    return [(error or "").encode()[:room].decode(errors="ignore").encode() for error in errors.to_pylist()]
 
 
 def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
@@ -234,8 +240,14 @@ def parsed_index(data: bytes) -> RowIndex:
     for name in _DIGESTS:
         index[name] = np.frombuffer(b"".join(table.column(name).to_pylist()), dtype="V16")
     index["size"] = table.column("size").to_numpy()
-    index["error"] = table.column("error").to_pylist()
+    index["error"] = _codes(table.column("error"))
     return index
+
+
+def parsed_errors(data: bytes) -> npt.NDArray[np.bytes_]:
+    """Of a file of `index_bytes` the error codes alone, much quicker."""
+    codes = pq.ParquetFile(pa.BufferReader(data)).read(columns=["error"]).column("error")
+    return np.array(_codes(codes), dtype=ROW["error"])
 
 
 def sha256(data: bytes | pa.Buffer) -> str:
@@ -249,7 +261,9 @@ def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> I
         yield from parquet.read_row_group(group, columns=columns).to_batches()
 
 
-def take_rows(file: pa.NativeFile, rows: npt.NDArray[np.int64]) -> pa.Table:
+def take_rows(
+    file: pa.NativeFile, rows: npt.NDArray[np.int64], columns: Sequence[str] | None = None
+) -> pa.Table:
     """Some rows of a shard in the order asked for; never more than one row group beside the result in memory."""
     parquet = pq.ParquetFile(file)
     order = np.argsort(rows, kind="stable")
@@ -260,10 +274,36 @@ def take_rows(file: pa.NativeFile, rows: npt.NDArray[np.int64]) -> pa.Table:
         end = start + parquet.metadata.row_group(group).num_rows
         inside = wanted[(wanted >= start) & (wanted < end)]
         if len(inside):
-            pieces.append(parquet.read_row_group(group).take(pa.array(inside - start)))
+            pieces.append(parquet.read_row_group(group, columns=columns).take(pa.array(inside - start)))
         start = end
     back = np.empty(len(rows), dtype=np.int64)
     back[order] = np.arange(len(rows))
+    return pa.concat_tables(pieces).take(pa.array(back))
+
+
+def gather(
+    open_shard: Callable[[int], pa.NativeFile],
+    starts: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Rows of several shards, at least one, in the order asked for.
+
+    Args:
+        open_shard: a shard by its number.
+        starts: the number of the first row of each shard, and at last the number of all rows.
+        rows: numbers of rows, counted through all shards.
+        columns: None: all.
+    """
+    shard_of = np.searchsorted(starts, rows, side="right") - 1
+    pieces, order = [], []
+    for number in np.unique(shard_of):
+        chosen = np.flatnonzero(shard_of == number)
+        with open_shard(int(number)) as file:
+            pieces.append(take_rows(file, rows[chosen] - starts[number], columns))
+        order.append(chosen)
+    back = np.empty(len(rows), dtype=np.int64)
+    back[np.concatenate(order)] = np.arange(len(rows))
     return pa.concat_tables(pieces).take(pa.array(back))
 
 

@@ -31,12 +31,13 @@ from sd_assets.storage.shards import (
     Shard,
     conformed,
     data_version,
+    gather,
     indexed,
     read_batches,
     shard_name,
-    take_rows,
     total,
 )
+from sd_assets.storage.table import Table
 
 _log = logging.getLogger(__name__)
 
@@ -235,7 +236,15 @@ class Staging:
         }
         version = data_version(planned)
         return Staged(
-            self._area, self._base, shards, version, self._run_id, report, tuple(self._own), self._lease
+            self._area,
+            self._base,
+            shards,
+            version,
+            self._run_id,
+            report,
+            tuple(self._own),
+            self._lease,
+            planned["error"].copy(),
         )
 
     def abandon(self) -> None:
@@ -306,16 +315,7 @@ class Staging:
         """Rows at hand, from wherever they lie, in this order."""
         if not len(positions):
             return self._schema.arrow.empty_table()
-        shard_of = np.searchsorted(starts, positions, side="right") - 1
-        pieces, order = [], []
-        for number in np.unique(shard_of):
-            chosen = np.flatnonzero(shard_of == number)
-            with self._area.open_shard(self._shards[number]) as file:
-                pieces.append(take_rows(file, positions[chosen] - starts[number]))
-            order.append(chosen)
-        back = np.empty(len(positions), dtype=np.int64)
-        back[np.concatenate(order)] = np.arange(len(positions))
-        return pa.concat_tables(pieces).take(pa.array(back))
+        return gather(lambda number: self._area.open_shard(self._shards[number]), starts, positions)
 
 
 @dataclass(frozen=True)
@@ -327,6 +327,7 @@ class Staged:
         report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; rows_reused, failures by code, bytes,
             shards, and what the stage said of itself.
         own: the shards that this run wrote, of this version or on the way to it.
+        errors: the error codes of its rows, in order, empty where a row is good.
     """
 
     area: Area
@@ -337,6 +338,13 @@ class Staged:
     report: dict[str, Any]
     own: tuple[Shard, ...]
     lease: Lease
+    errors: npt.NDArray[np.bytes_]
+
+    def table(self) -> Table:
+        """Its rows, to be read before it is committed."""
+        number = self.base.version + 1 if self.base else 1
+        manifest = Manifest(number, self.data_version, self.run_id, "", self.shards, self.report)
+        return Table(self.area, manifest, self.errors)
 
     def commit(self) -> Manifest:
         """Make it the current version. Raises TableError if another run was first."""

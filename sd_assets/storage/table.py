@@ -1,15 +1,18 @@
 """Reading one version of a table."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
 from sd_assets.storage.area import Area, Manifest
 from sd_assets.storage.files import Files
-from sd_assets.storage.shards import read_batches
+from sd_assets.storage.shards import gather, read_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,12 +22,13 @@ class Table:
     """A lazy handle on one version of a partition.
 
     It stays readable while newer versions are committed, as long as its version is kept. Nothing is read before
-    `batches`, `read` or `to_pandas`.
+    `batches`, `read`, `take` or `to_pandas`.
     """
 
-    def __init__(self, area: Area, manifest: Manifest) -> None:
+    def __init__(self, area: Area, manifest: Manifest, errors: npt.NDArray[np.bytes_] | None = None) -> None:
         self._area = area
         self.manifest = manifest
+        self._errors = errors
 
     @property
     def uri(self) -> str:
@@ -54,6 +58,34 @@ class Table:
             schema = pa.schema([schema.field(name) for name in columns])
         return pa.Table.from_batches(self.batches(columns), schema.remove_metadata())
 
+    @property
+    def errors(self) -> npt.NDArray[np.bytes_]:
+        """The error codes of all rows, in order, empty where a row is good; read without a look at the rows."""
+        if self._errors is None:
+            parts = [self._area.read_errors(shard) for shard in self.manifest.shards]
+            self._errors = np.concatenate(parts)
+        return self._errors
+
+    def take(self, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by their places in the table, from 0, in the order asked for; reads the row groups they lie in."""
+        if not rows:
+            return self.schema.empty_table().select(columns or self.schema.names)
+        shards = self.manifest.shards
+        return gather(
+            lambda number: self._area.open_shard(shards[number]),
+            np.cumsum([0, *(shard.rows for shard in shards)]),
+            np.asarray(rows, dtype=np.int64),
+            columns,
+        )
+
+    def thinned(self, rows: int) -> "Table":
+        """A sample of whole shards at even distances, about `rows` rows; the table itself if it has no more."""
+        if self.num_rows <= rows:
+            return self
+        shards = self.manifest.shards
+        kept = spread(max(1, len(shards) * rows // self.num_rows), len(shards))
+        return Table(self._area, replace(self.manifest, shards=tuple(shards[number] for number in kept)))
+
     def to_pandas(self) -> "pd.DataFrame":
         """All rows, in memory, as a data frame."""
         frame: pd.DataFrame = self.read().to_pandas()
@@ -61,6 +93,12 @@ class Table:
 
     def __repr__(self) -> str:
         return f"Table({self.uri!r}, version={self.manifest.version}, rows={self.num_rows})"
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Up to `count` places of `total`, at even distances: a sample of the whole, and always the same."""
+    count = min(count, total)
+    return [(2 * place + 1) * total // (2 * count) for place in range(count)]
 
 
 class TableStore:

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from sd_assets.download import downloader as module
-from sd_assets.download.downloader import TRANSIENT, Download, Downloader
+from sd_assets.download.downloader import TRANSIENT, Download, Downloader, as_it_came
 from sd_assets.download.fetch import FetchError, PolicyResolver, opted_out, retry_after
 from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
@@ -67,6 +67,26 @@ def test_an_image_arrives_resized_and_described(server: Server, jpeg: bytes) -> 
     assert sent["user-agent"] == "ours/1 (+mailto:us@x.org)"
     assert sent["accept-encoding"] == "identity"
     assert "cookie" not in sent
+
+
+def test_an_image_may_be_kept_as_it_came(server: Server, jpeg: bytes) -> None:
+    server.paths |= {
+        "/a.jpg": answer(body=jpeg),
+        "/b.jpg": answer(body=jpeg[:600]),
+        "/c.jpg": answer(body=b"text"),
+    }
+    settings = DownloadSettings(
+        allow_addresses=("127.0.0.1",), retries=0, image_size=8, min_image_size=200, max_pixels=10
+    )
+    with Downloader(settings, as_it_came) as downloader:
+        futures = [downloader.submit(server.url(path)) for path in ("/a.jpg", "/b.jpg", "/c.jpg", "/d.jpg")]
+        rows = [future.result() for future in futures]
+    assert rows[0].image == jpeg
+    assert (rows[0].width, rows[0].height, rows[0].image_id) == (96, 64, image_id(jpeg))
+    assert [row.error for row in rows[1:]] == [E.CORRUPT_IMAGE, E.NOT_AN_IMAGE, E.NOT_FOUND]
+    assert [row.image for row in rows[1:]] == [None] * 3
+    with pytest.raises(RuntimeError, match="closed"):
+        downloader.submit(server.url("/a.jpg"))
 
 
 def test_judging_needs_no_http_client() -> None:

@@ -1,6 +1,6 @@
 """Tiny models, made once per session."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from sd_assets_tests.models import tiny
-from sd_assets_tests.models.refusing_hub import refusing_hub
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,17 +37,3 @@ def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     sizes = [(40, 50), (50, 40), (32, 32), (100, 33), (64, 200), (48, 48), (33, 60)]
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
-
-
-@pytest.fixture
-def hub_saying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], None]]:
-    """A Hub that refuses everything with the status and the error code it is given."""
-    with refusing_hub() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        yield hub.say
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Hub whose port is closed."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")

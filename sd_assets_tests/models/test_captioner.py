@@ -269,20 +269,6 @@ def test_chat_models_are_refused(tmp_path: Path) -> None:
         captioner(tmp_path).load()
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (404, "RepoNotFound", "does not exist on the Hub, or is private"),
-        (404, "RevisionNotFound", "has no revision 'v9'"),
-        (403, "GatedRepo", "is gated: accept its terms"),
-    ],
-)
-def test_hub_refuses(hub_saying: Callable[[int, str], None], status: int, code: str, message: str) -> None:
-    hub_saying(status, code)
-    with pytest.raises(ModelError, match=message):
-        Captioner(CaptionerSettings(model="some/captioner", revision="v9")).load()
-
-
 @pytest.mark.usefixtures("no_hub")
 def test_no_network() -> None:
     with pytest.raises(

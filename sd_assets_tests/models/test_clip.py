@@ -261,19 +261,6 @@ def test_device_that_is_not_there(clip_folder: Path) -> None:
         encoder(clip_folder, precision="fp8")
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (404, "RepoNotFound", "does not exist on the Hub, or is private: check the id, or set HF_TOKEN"),
-        (403, "GatedRepo", "is gated: accept its terms"),
-    ],
-)
-def test_hub_refuses(hub_saying: Callable[[int, str], None], status: int, code: str, message: str) -> None:
-    hub_saying(status, code)
-    with pytest.raises(ModelError, match=message):
-        ClipEncoder(ClipSettings(model="hf-hub:some/clip")).load()
-
-
 @pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize(
     "settings", [{"model": "hf-hub:some/clip"}, {"model": "ViT-L-14", "pretrained": "dfn2b"}]

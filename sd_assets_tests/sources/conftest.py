@@ -1,15 +1,12 @@
 """Photographs and what else lies in a user's folder."""
 
 import io
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import skimage.data
 import sklearn.datasets
 from PIL import Image
-
-from sd_assets_tests.models.refusing_hub import refusing_hub
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -40,11 +37,3 @@ def photographs() -> dict[str, bytes]:
         "sixteen_bit.png": encoded(deep, "PNG"),
         "chelsea.avif": encoded(Image.fromarray(skimage.data.chelsea()), "AVIF"),
     }
-
-
-@pytest.fixture
-def hub_saying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], None]]:
-    """A Hub that refuses everything with the status and the error code it is given."""
-    with refusing_hub() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        yield hub.say

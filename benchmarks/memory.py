@@ -1,0 +1,181 @@
+"""`python -m benchmarks.memory`: does the memory that an asset takes depend on how many images there are?
+
+Each asset of the pipeline is materialized on 2,000 and on 20,000 images (`--rows SMALL LARGE`), through Dagster, as it is
+in the project, with the demo's CLIP and BLIP on the CPU. Seed and retrieved images are as many each; each is different, has
+at least 100 KB, and is kept with at least 100 KB. Every asset and size has a process of its own (`benchmarks.one_asset`),
+which first loads model and libraries by a partition of one image.
+
+Seeds lie in a folder with `metadata.jsonl`, and have texts; the index finds 20 images a seed, all of them together each
+image once or more; a server in another process answers the downloads; BLIP captions what was downloaded. There are no
+prompts: they are no images.
+
+Prints a line an asset, and one JSON line last:
+
+    rss_growth_mb   by asset: peak above the loaded model with LARGE images
+    rss_ratio       by asset: peak of the whole process with LARGE images over that with SMALL
+    detail          by asset and size: loaded_mb, peak_mb, seconds
+
+Goals: growth at most 100 MB, ratio at most 1.15. A table of 20,000 images has more than 2 GB. The default run takes
+half an hour on two cores, and 15 GB of the folder `--folder`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.photographs import make_photographs
+from benchmarks.web import serving
+from sd_assets.catalog import CATALOG_VARIABLE
+from sd_assets.resources.storage import DATA_VARIABLE
+from sd_assets.retrieval.layout import write_index
+from sd_assets.storage.files import LocalFiles
+from sd_assets.storage.table import TableStore
+
+PROJECT = Path(__file__).parents[1]
+MODELS = PROJECT / "sd_assets" / "demo" / "models"
+ASSETS = (
+    "seed_images",
+    "seed_embeddings",
+    "retrieval_hits",
+    "retrieved_image_urls",
+    "downloaded_images",
+    "image_captions",
+    "text_image_pairs",
+)
+# Has to be there for what comes after it; without prompts it is an empty table.
+NOT_MEASURED = ("seed_prompts",)
+WARM_UP, PARTITION = "warm_up", "photographs"
+HITS = 20
+
+Detail = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, nargs=2, default=(2_000, 20_000), metavar=("SMALL", "LARGE"))
+    parser.add_argument("--folder", type=Path, help="where there is room for the tables")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="sd_assets-memory-", dir=options.folder) as folder:
+        detail = measure(Path(folder), sorted(options.rows))
+    print(json.dumps(summary(detail)), flush=True)
+
+
+def measure(folder: Path, sizes: Sequence[int]) -> dict[str, dict[int, Detail]]:
+    """By asset and number of images, what `benchmarks.one_asset` says."""
+    photographs = make_photographs(folder / "photographs", max(sizes))
+    detail: dict[str, dict[int, Detail]] = {asset: {} for asset in ASSETS}
+    with serving(folder / "photographs") as address:
+        for size in sizes:
+            world = World(folder / str(size), photographs[:size], address)
+            for asset in (*NOT_MEASURED, *ASSETS):
+                if asset == "retrieval_hits":
+                    world.write_index()
+                measured = world.run(asset)
+                if asset in detail:
+                    world.check(asset)
+                    detail[asset][size] = measured
+                    print(f"{size:>6} {asset:<22} {json.dumps(measured)}", flush=True)
+    return detail
+
+
+def summary(detail: dict[str, dict[int, Detail]]) -> dict[str, Any]:
+    """The figures: see the module."""
+    growth, ratio = {}, {}
+    for asset, by_size in detail.items():
+        small, large = (by_size[size] for size in sorted(by_size))
+        growth[asset] = round(large["peak_mb"] - large["loaded_mb"], 1)
+        ratio[asset] = round(large["peak_mb"] / small["peak_mb"], 3)
+    return {"rss_growth_mb": growth, "rss_ratio": ratio, "detail": detail}
+
+
+class World:
+    """All that the pipeline needs and makes for one number of images.
+
+    Args:
+        folder: of it; made here.
+        photographs: the seeds; hard links, not copies.
+        address: of the server of the photographs.
+    """
+
+    def __init__(self, folder: Path, photographs: Sequence[Path], address: str) -> None:
+        self._folder = folder
+        self._photographs = photographs
+        self._address = address
+        self._store = TableStore(LocalFiles(folder / "data"))
+        for name, files in ((WARM_UP, photographs[:1]), (PARTITION, photographs)):
+            self._write_seeds(folder / name, files)
+        (folder / "catalog.json").write_text(json.dumps(self._catalog()))
+
+    def _write_seeds(self, folder: Path, files: Sequence[Path]) -> None:
+        folder.mkdir(parents=True)
+        with (folder / "metadata.jsonl").open("w") as metadata:
+            for file in files:
+                (folder / file.name).hardlink_to(file)
+                metadata.write(json.dumps({"file_name": file.name, "text": f"noise {file.stem}"}) + "\n")
+
+    def _catalog(self) -> dict[str, Any]:
+        entry = {
+            "clip": {"model": f"local-dir:{MODELS / 'clip'}"},
+            "captioner": {"model": str(MODELS / "blip"), "max_new_tokens": 10},
+            "retrieval": {"index": "photographs", "images_per_query": HITS},
+            # Not resized, or the images of the tables would be smaller than what is to be measured.
+            "download": {"resize_mode": "no", "allow_addresses": ["127.0.0.1"]},
+        }
+        return {
+            "indices": {"photographs": {"kind": "faiss", "path": str(self._folder / "index")}},
+            "seed_datasets": {
+                name: {"source": {"kind": "folder", "path": str(self._folder / name)}, **entry}
+                for name in (WARM_UP, PARTITION)
+            },
+        }
+
+    def write_index(self) -> None:
+        """An index of the web's images, whose vectors are those of the seeds: so each of them is found."""
+        embeddings = self._store.open("seed_embeddings", PARTITION).read(["embedding"]).column("embedding")
+        vectors = np.array(embeddings.to_pylist(), np.float32)
+        urls = [f"{self._address}/{file.name}" for file in self._photographs]
+        texts = [f"noise on the web {file.stem}" for file in self._photographs]
+        write_index(self._folder / "index", vectors, pa.table({"url": urls, "caption": texts}))
+
+    def run(self, asset: str) -> Detail:
+        """Materialize an asset in a fresh process; what that says. Raises RuntimeError if it fails."""
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.one_asset", asset, WARM_UP, PARTITION],
+            cwd=PROJECT,
+            env={
+                **{name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
+                CATALOG_VARIABLE: str(self._folder / "catalog.json"),
+                DATA_VARIABLE: str(self._folder / "data"),
+            },
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{asset} failed:\n{done.stdout}{done.stderr}")
+        measured: Detail = json.loads(done.stdout.splitlines()[-1])
+        return measured
+
+    def check(self, asset: str) -> None:
+        """Raises RuntimeError unless the asset is a table of as many good rows as there are images.
+
+        A stage that fails quickly would take little memory too.
+        """
+        table = self._store.open(asset, PARTITION)
+        good = sum(batch.column("error").null_count for batch in table.batches(["error"]))
+        wanted = len(self._photographs)
+        if good < wanted:
+            raise RuntimeError(f"{table.uri} has {good} good rows, wanted {wanted}")
+
+
+if __name__ == "__main__":
+    main()
