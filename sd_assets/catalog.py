@@ -125,7 +125,7 @@ def parse(raw: Any, path: Path, found: Sequence[str] = ()) -> Catalog:
     indices = _indices(sections["indices"], path.parent, mistakes)
     entries = _entries(sections, path.parent, mistakes)
     if mistakes:
-        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+        listed = "\n".join(f"  {_unexpanded(mistake, raw)}" for mistake in mistakes)
         raise CatalogError(f"{path}: {len(mistakes)} mistake(s):\n{listed}")
     return Catalog(path=path, indices=indices, seed_datasets=entries)
 
@@ -308,6 +308,16 @@ def _expand(value: Any, where: str, mistakes: list[str]) -> Any:
     if isinstance(value, dict):
         return {key: _expand(item, f"{where}.{key}", mistakes) for key, item in value.items()}
     return value
+
+
+def _unexpanded(mistake: str, raw: Mapping[str, Any]) -> str:
+    """A message with the names of the catalogue's variables in place of their values, which may be secret."""
+    for name in sorted({match["name"] for match in _VARIABLE.finditer(repr(raw))}):
+        value = os.environ.get(name, "")
+        if len(value) >= 4:
+            # A message shows the beginning of what is long.
+            mistake = re.sub(re.escape(value[:16]) + r"[^'\s]*", f"${{{name}}}", mistake)
+    return mistake
 
 
 def require_set(text: str, where: str) -> str:

@@ -420,3 +420,18 @@ def test_the_catalogue_that_ships_is_right() -> None:
 )
 def test_allowed_addresses(text: str, network: str, port: int | None) -> None:
     assert parse_allowed_address(text) == (network, port)
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "hf_" + 200 * "x"])
+def test_a_message_names_the_variable_and_not_its_value(
+    secret: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MY_SECRET", secret)
+    path = tmp_path / "catalog.yaml"
+    path.write_text(
+        "seed_datasets: {rooms: {prompts: {texts: [a]}, clip: {model: a, pretrained: b}, download: {quality: '${MY_SECRET}'}}}"
+    )
+    with pytest.raises(CatalogError) as caught:
+        catalog.load(path)
+    assert "${MY_SECRET}" in str(caught.value)
+    assert secret[:20] not in str(caught.value)

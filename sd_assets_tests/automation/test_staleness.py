@@ -15,7 +15,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 import sd_assets
-from sd_assets.assets.catalog_entry import catalog_entry
+from sd_assets.assets.catalog_entry import catalog_entry, section_metadata
 from sd_assets.assets.common import SEEDS
 from sd_assets.automation.sensors import catalog_edits
 from sd_assets.definitions import ASSETS, build_definitions
@@ -175,3 +175,11 @@ def test_an_entry_that_is_gone_stops_nobody(project: Project) -> None:
     del project.catalog["seed_datasets"][PARTITIONS[0]]
     project.write()
     assert project.tick() == 0
+
+
+def test_what_is_shown_of_a_section_holds_no_secret() -> None:
+    section = {"index_definition": {"url": "https://me:hunter2@knn.example/knn-service", "k": [1, "a"]}}
+    shown = section_metadata(section)["settings"].data
+    assert "hunter2" not in str(shown)
+    assert "knn.example/knn-service" in shown["index_definition"]["url"]
+    assert shown["index_definition"]["k"] == [1, "a"]
