@@ -3,10 +3,11 @@
 What is true of partitioned checks in Dagster 1.13 (a preview there):
 - `partitions_def` stands on the specs; it puts the partition's key on every evaluation, so that a partition's checks are
   shown with it. Without it one evaluation would stand for all partitions.
-- A check that took the asset as an input would read it through the IO manager, every partition of it where the check has
-  no partitions. So checks open the table by its name instead.
-- A run has the partition's key in its tags, whether it was launched, backfilled, scheduled or in-process. What Dagster's UI
-  launches of a check alone has no partition, and neither has a job of checks only: that is refused with what to do.
+- A check that takes the asset as an input gets it from the IO manager: its partition, or every one where the specs name no
+  partitions. Ours open tables by name, so that they may look at those before, too, without depending on them.
+- A run has the partition's key in its tags, whether it was launched, backfilled, scheduled or in-process. A job of checks
+  only has no partitions for Dagster: a run of it has a key if somebody tags it (`dagster/partition`), and is refused with
+  what to do otherwise.
 - A check that blocks and fails fails its step, so nothing that follows from the asset runs in the same run. A later run of
   what follows alone is not stopped.
 """

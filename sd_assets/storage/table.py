@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,7 @@ class Table:
     def num_rows(self) -> int:
         return sum(shard.rows for shard in self.manifest.shards)
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         # Every version has a shard; an empty table has one without rows.
         with self._area.open_shard(self.manifest.shards[0]) as file:

@@ -155,6 +155,13 @@ def test_identity_is_the_content_not_the_path(clip_folder: Path, tmp_path: Path)
     assert encoder(moved).identity != first
 
 
+def test_facts_name_the_model_as_the_catalogue_does(clip_folder: Path) -> None:
+    ours = encoder(clip_folder)
+    assert ours.facts() == {"model": f"local-dir:{clip_folder} ({ours.identity})"}
+    builtin = ClipEncoder(ClipSettings(model="ViT-L-14", pretrained="openai"))
+    assert builtin.facts() == {"model": "ViT-L-14/openai"}
+
+
 def test_name_and_size_are_known_without_torch(clip_folder: Path) -> None:
     code = """if True:
         import sys
