@@ -45,6 +45,7 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
     name = require_set(source.id, "source.id")
     where = f"the Hub dataset {name!r}"
     commit = None if Path(name).is_dir() else _commit(name, source.revision, where)
+    files = None if commit is None else f"hf://datasets/{name}@{commit}/"
     with _losses_are_errors():
         stream = _stream(source, name, commit, where)
         features: dict[str, Any] = dict(stream.features or dict.fromkeys(_first_columns(stream, where)))
@@ -60,7 +61,7 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
         def row_of(number: int, cells: dict[str, Any]) -> SourceRow:
             value = None if text is None else text_of(cells[text], features[text])
             try:
-                return SourceRow(image_bytes(cells[image]), value, label, commit, number)
+                return SourceRow(image_bytes(cells[image], files), value, label, commit, number)
             except RowError as error:
                 return SourceRow(None, value, label, commit, number, error)
             except SourceError as error:

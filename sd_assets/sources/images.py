@@ -35,16 +35,17 @@ def read_images(
         SourceError: the source cannot be read: what is wrong with it and what to do.
         CatalogError: its path or id holds an environment variable that is not set.
     """
+    # The others have something to say at their end, so they stop by themselves.
     rows: Iterator[SourceRow]
     match source:
         case FolderSource():
-            rows = read_folder(source)
+            rows = islice(read_folder(source), source.max_rows)
         case HubSource():
             rows = read_hub(source)
         case ParquetSource():
-            rows = read_parquet(source)
+            rows = islice(read_parquet(source), source.max_rows)
         case WebDatasetSource():
             rows = read_webdataset(source)
         case UrlsSource():
             rows = read_urls(source, download or DownloadSettings(), area)
-    yield from islice(rows, source.max_rows)
+    yield from rows

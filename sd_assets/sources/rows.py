@@ -8,6 +8,9 @@ from typing import Any
 
 from sd_assets.errors import ErrorCode, RowError, SourceError
 
+# More is no image that anybody trains on; a file is held in memory as a whole.
+MAX_FILE_BYTES = 256 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class SourceRow:
@@ -36,7 +39,7 @@ def read_file(path: Path) -> bytes:
     """The bytes of one image file.
 
     Raises:
-        RowError: UNREADABLE, with the reason.
+        RowError: UNREADABLE, with the reason; TOO_LARGE: over `MAX_FILE_BYTES`.
     """
     try:
         # A pipe or a device would block for ever, and a broken link is not "no such file" to whoever sees it listed.
@@ -44,16 +47,24 @@ def read_file(path: Path) -> bytes:
             raise RowError(ErrorCode.UNREADABLE, "a link to a file that does not exist")
         if path.exists() and not path.is_file():
             raise RowError(ErrorCode.UNREADABLE, "not a regular file")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return _bounded(file)
     except OSError as error:
         raise RowError(ErrorCode.UNREADABLE, error.strerror or type(error).__name__) from error
+    except ValueError as error:  # a null character in the name
+        raise RowError(ErrorCode.UNREADABLE, str(error)) from error
 
 
-def image_bytes(value: Any) -> bytes:
+def image_bytes(value: Any, dataset: str | None = None) -> bytes:
     """The bytes in a cell of an image column: `{"bytes", "path"}` as `datasets` gives it undecoded, or bare bytes.
 
+    Args:
+        value: the cell.
+        dataset: of a Hub dataset the address of its files, `hf://datasets/owner/name@commit/`: whoever published the
+            rows says what their paths are, so only files of the dataset itself are read. None: paths are of this machine.
+
     Raises:
-        RowError: MISSING_IMAGE for a null, UNREADABLE where the cell names a file that cannot be read.
+        RowError: MISSING_IMAGE for a null, UNREADABLE where the cell names a file that cannot, or must not, be read.
         SourceError: the cell holds something else.
     """
     if value is None:
@@ -66,21 +77,38 @@ def image_bytes(value: Any) -> bytes:
         path = value.get("path")
         if path is None:
             raise RowError(ErrorCode.MISSING_IMAGE, "the row has neither bytes nor a path")
-        return _read_remote(path) if "://" in path else read_file(Path(path))
+        if dataset is not None:
+            return _read_of_dataset(path, dataset)
+        if "://" in path:
+            raise RowError(
+                ErrorCode.UNREADABLE, f"an address, not a file: {path[:200]}; for URLs use `kind: urls`"
+            )
+        return read_file(Path(path))
     raise SourceError(
         f"the image column holds {type(value).__name__}, not images: name another in `image_column:`"
     )
 
 
-def _read_remote(url: str) -> bytes:
-    """Streamed rows of a Hub dataset that is a folder of images carry an `hf://` address instead of bytes."""
+def _read_of_dataset(path: str, dataset: str) -> bytes:
+    """Streamed rows of a Hub dataset that is a folder of images, or a zip, carry an address instead of bytes."""
     import fsspec  # type: ignore[import-untyped]
 
+    inside, _, file_of_dataset = path.rpartition("::")
+    ours = file_of_dataset.startswith(dataset) and ".." not in file_of_dataset.split("/")
+    if not ours or (inside and (not inside.startswith("zip://") or "::" in inside)):
+        raise RowError(ErrorCode.UNREADABLE, f"not a file of the dataset itself: {path[:200]}")
     try:
-        with fsspec.open(url, "rb") as file:
-            return bytes(file.read())
+        with fsspec.open(path, "rb") as file:
+            return _bounded(file)
     except FileNotFoundError as error:
-        raise RowError(ErrorCode.UNREADABLE, f"no such file: {url}") from error
+        raise RowError(ErrorCode.UNREADABLE, f"no such file: {path}") from error
+
+
+def _bounded(file: Any) -> bytes:
+    data = bytes(file.read(MAX_FILE_BYTES + 1))
+    if len(data) > MAX_FILE_BYTES:
+        raise RowError(ErrorCode.TOO_LARGE, f"more than {MAX_FILE_BYTES:,} bytes")
+    return data
 
 
 def text_of(value: Any, feature: Any) -> str | None:

@@ -1,9 +1,10 @@
 """The images behind a list of URLs: downloaded once, and kept as they came."""
 
 import json
+import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ from sd_assets.storage.lookup import RowsAtHand
 
 if TYPE_CHECKING:
     from sd_assets.download.downloader import Download, Downloader
+
+logger = logging.getLogger(__name__)
 
 # Rows keep their order, so images that have come wait for a slower one before them. Beyond so many bytes, or so many
 # rows, nothing new is asked for until it has come.
@@ -199,11 +202,14 @@ class Known:
             if area
             else None
         )
-        note = (area and area.note(_NOTE)) or b"{}"
-        self._note: Mapping[str, Any] = json.loads(note)
-        self._same_before: dict[str, str] = self._note.get("same", {})
+        self._note = _parsed((area and area.note(_NOTE)) or b"{}")
+        self._same_before: dict[str, str] = self._note["same"]
         self._same: dict[str, str] = {}
         self._news = 0
+        if "settings" not in self._note:
+            # Now, so that what this run leaves behind, should it be killed, is known to be of these settings.
+            self._note["settings"] = self._effects()
+            self._write(self._same_before, self._note["settings"])
 
     def find(self, url: str) -> dict[str, Any] | None:
         """The row of a URL, or of another one that gave the same image."""
@@ -222,7 +228,7 @@ class Known:
             return False
         if row["error"] is None:
             return row["image_id"] is not None
-        if row["error"] in TRANSIENT or self._note.get("settings", self._effects()) != self._effects():
+        if row["error"] in TRANSIENT or self._note["settings"] != self._effects():
             return False
         try:
             asked_at = datetime.fromisoformat(row["source_revision"] or "")
@@ -243,11 +249,11 @@ class Known:
         self._same[url] = first
         self._news += self._same_before.get(url) != first
         if self._news >= _NEWS_BEFORE_WRITING:
-            self._write({**self._same_before, **self._same}, self._note.get("settings"))
+            self._write({**self._same_before, **self._same}, self._note["settings"])
 
     def complete(self) -> None:
         """The list was read to its end: what else the note says is of URLs that are listed no more."""
-        if (self._same_before, self._note.get("settings")) != (self._same, self._effects()):
+        if (self._same_before, self._note["settings"]) != (self._same, self._effects()):
             self._write(self._same, self._effects())
 
     def close(self) -> None:
@@ -255,7 +261,7 @@ class Known:
         if self._rows is not None:
             self._rows.close()
         if self._news:
-            self._write({**self._same_before, **self._same}, self._note.get("settings"))
+            self._write({**self._same_before, **self._same}, self._note["settings"])
 
     def _effects(self) -> dict[str, Any]:
         return self._settings.fetch_effects()
@@ -263,5 +269,13 @@ class Known:
     def _write(self, same: dict[str, str], settings: Any) -> None:
         self._news = 0
         if self._area is not None:
-            note = {"same": same} if settings is None else {"same": same, "settings": settings}
-            self._area.put_note(_NOTE, json.dumps(note).encode())
+            self._area.put_note(_NOTE, json.dumps({"same": same, "settings": settings}).encode())
+
+
+def _parsed(note: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(note)
+        return {"same": dict(found.pop("same", {})), **found}
+    except (ValueError, TypeError, AttributeError) as error:
+        logger.warning("the note of what was fetched is damaged, and passed over: %s", error)
+        return {"same": {}}

@@ -6,15 +6,16 @@ sample that differs; here such a sample is a row that says what is wrong with it
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sd_assets.errors import ErrorCode, RowError, SourceError
 from sd_assets.settings import WebDatasetSource
 from sd_assets.sources.files import list_files, shown
-from sd_assets.sources.rows import SourceRow, text_of
+from sd_assets.sources.rows import MAX_FILE_BYTES, SourceRow, text_of
 from sd_assets.sources.tar import Member, TarReader
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ _IMAGES = frozenset(
 )
 _DEFAULT_KEYS = ("caption", "text")
 # What a sample may hold at once, so that a hostile archive cannot fill the memory.
-MAX_IMAGE_BYTES = 256 * 1024 * 1024
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 _MOST_NAMES = 10
 
@@ -82,22 +82,19 @@ def read_webdataset(source: WebDatasetSource) -> Iterator[SourceRow]:
     texts = _Texts(source.text_column)
     number = with_image = 0
     sample = None
-    for file in files:
-        label = shown(file.relative_to(base))
-        with TarReader(file) as tar:
-            for sample in _samples(tar, image, str(file)):
-                with_image += bool(sample.images)
-                if len(sample.images) > 1 and with_image == 1:
-                    # The first one shows how all are laid out; of a later one it is the row's error.
-                    raise SourceError(f"{file}: {_several(sample)}")
-                name = f"{label}/{shown(sample.name or sample.key)}"
-                text = None
-                try:
-                    text = texts.of(sample, str(file))
-                    yield SourceRow(_image(sample), text, name, None, number)
-                except RowError as error:
-                    yield SourceRow(None, text, name, None, number, error)
-                number += 1
+    for file, sample in islice(_of_all(files, image), source.max_rows):
+        with_image += bool(sample.images)
+        if len(sample.images) > 1 and with_image == 1:
+            # The first one shows how all are laid out; of a later one it is the row's error.
+            raise SourceError(f"{file}: {_several(sample)}")
+        name = f"{shown(file.relative_to(base))}/{shown(sample.name or sample.key)}"
+        text = None
+        try:
+            text = texts.of(sample, str(file))
+            yield SourceRow(_image(sample), text, name, None, number)
+        except RowError as error:
+            yield SourceRow(None, text, name, None, number, error)
+        number += 1
     if sample is None:
         logger.warning("source.path %s holds no samples", source.path)
     elif not with_image:
@@ -111,6 +108,13 @@ def read_webdataset(source: WebDatasetSource) -> Iterator[SourceRow]:
             f"source.path {source.path}: no sample has a .{'txt' if source.text_column == 'txt' else 'json'} to take "
             f"{source.text_column!r} (`text_column:`) from; the last one has: {', '.join(sample.extensions)}"
         )
+
+
+def _of_all(files: Sequence[Path], image: str | None) -> Iterator[tuple[Path, _Sample]]:
+    for file in files:
+        with TarReader(file) as tar:
+            for sample in _samples(tar, image, str(file)):
+                yield file, sample
 
 
 def _samples(tar: TarReader, image: str | None, where: str) -> Iterator[_Sample]:
@@ -157,7 +161,7 @@ def _take(sample: _Sample, member: Member, extension: str, image: str | None) ->
         sample.images = [*sample.images, extension][:_MOST_NAMES]
         # Of several images none is taken, so no more than one is ever held.
         sample.name = member.name if len(sample.images) == 1 else None
-        sample.data = _content(member, MAX_IMAGE_BYTES) if len(sample.images) == 1 else None
+        sample.data = _content(member, MAX_FILE_BYTES) if len(sample.images) == 1 else None
     elif extension == "txt":
         sample.text = _content(member, MAX_TEXT_BYTES)
     elif extension == "json":

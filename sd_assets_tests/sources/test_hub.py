@@ -53,6 +53,35 @@ def test_a_folder_of_this_machine_in_the_same_form(tmp_path: Path) -> None:
     assert {(row.source, row.revision) for row in rows} == {(f"{tmp_path}/default/train", None)}
 
 
+def test_paths_lead_nowhere_but_into_the_dataset(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever publishes rows says what their paths are: not files of this machine, not addresses in its network."""
+    (tmp_path / "private.png").write_bytes(picture(7))
+    hub.dataset("org/other", {"other.png": picture(8)})
+    asked: list[Any] = []
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(fsspec, "open", lambda path, *rest: asked.append(path))
+    paths = [
+        str(tmp_path / "private.png"),
+        f"file://{tmp_path}/private.png",
+        "http://127.0.0.1:1/latest/meta-data",
+        "hf://datasets/org/other/other.png",
+        f"hf://datasets/{ID}@main/../../org/other/other.png",
+        "zip://a.png::http://127.0.0.1:1/a.zip",
+        f"filecache://a.png::hf://datasets/{ID}@main/a.zip",
+        "foo://x/y.png",
+        "a\0b.png",
+    ]
+    data = [{"bytes": None, "path": path} for path in paths]
+    shard = bare_parquet({"image": [*data, *cells(1)], "text": ["t"] * (len(data) + 1)})
+    rows = of(hub, {SHARD: shard}, image_column="image")
+    assert [row.error and row.error.code for row in rows] == [*[ErrorCode.UNREADABLE] * len(paths), None]
+    assert all("not a file of the dataset itself" in str(row.error) for row in rows[:-1])
+    assert rows[-1].data == picture(0)
+    assert asked == []
+
+
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 

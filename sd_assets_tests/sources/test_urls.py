@@ -388,6 +388,31 @@ def test_other_failures_are_tried_again_when_old_or_when_the_settings_changed(
     assert dict(server.requests) == {"/large.jpg": 2, "/late.jpg": 3}
 
 
+def test_a_limit_of_rows_changes_nothing_of_that(tmp_path: Path, server: Server) -> None:
+    server.paths["/large.jpg"] = answer(body=picture(1) + bytes(5_000))
+    path = listed(tmp_path / "a.csv", [server.url("/large.jpg"), server.url("/beyond.jpg")])
+
+    def errors(max_bytes: int) -> list[str | None]:
+        table = committed(tmp_path, path, max_bytes=max_bytes, fields={"max_rows": 1})
+        return [error for _, error, _ in contents(table)]
+
+    assert errors(1_000) == [E.TOO_LARGE]
+    assert errors(9_000) == [None]
+    assert errors(9_000) == [None]
+    assert dict(server.requests) == {"/large.jpg": 2}
+
+
+@pytest.mark.parametrize("note", [b'{"same": {"http:', b"[]", b'{"same": 3}', b"\xff"])
+def test_a_damaged_note_costs_requests_and_no_more(tmp_path: Path, server: Server, note: bytes) -> None:
+    urls = serve(server, 2)
+    server.paths["/copy.jpg"] = answer(body=picture(0))
+    path = listed(tmp_path / "a.csv", [*urls, server.url("/copy.jpg")])
+    first = committed(tmp_path, path)
+    area_at(tmp_path).put_note("fetched.json", note)
+    assert contents(committed(tmp_path, path)) == contents(first)
+    assert dict(server.requests) == {"/0.jpg": 1, "/1.jpg": 1, "/copy.jpg": 2}
+
+
 def test_an_image_that_lay_under_another_kind_of_source_is_no_answer(tmp_path: Path, server: Server) -> None:
     (url,) = serve(server, 1)
     area = area_at(tmp_path)

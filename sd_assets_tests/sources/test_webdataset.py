@@ -203,6 +203,11 @@ def test_text_columns(tmp_path: Path) -> None:
             SourceError, match=rf"no sample has a .{extension} to take '{column}' .* last one has: jpg"
         ):
             read(bare, text_column=column)
+            read(bare, text_column=column, max_rows=1)
+        with pytest.raises(
+            SourceError, match=rf"no sample has a .{extension} to take '{column}' .* last one has: jpg"
+        ):
+            read(bare, text_column=column)
 
 
 def test_what_belongs_to_no_sample_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -451,7 +456,7 @@ def test_a_long_chain_of_extended_headers(tmp_path: Path) -> None:
 
 
 def test_members_and_samples_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webdataset, "MAX_IMAGE_BYTES", 2_000)
+    monkeypatch.setattr(webdataset, "MAX_FILE_BYTES", 2_000)
     monkeypatch.setattr(webdataset, "MAX_TEXT_BYTES", 100)
     path = write(
         tmp_path / "a.tar",
