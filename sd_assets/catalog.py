@@ -125,7 +125,7 @@ def parse(raw: Any, path: Path, found: Sequence[str] = ()) -> Catalog:
     indices = _indices(sections["indices"], path.parent, mistakes)
     entries = _entries(sections, path.parent, mistakes)
     if mistakes:
-        listed = "\n".join(f"  {_unexpanded(mistake, raw)}" for mistake in mistakes)
+        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
         raise CatalogError(f"{path}: {len(mistakes)} mistake(s):\n{listed}")
     return Catalog(path=path, indices=indices, seed_datasets=entries)
 
@@ -289,6 +289,20 @@ def _over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 # --- the environment and paths -----------------------------------------------------------------------------------
 
 
+class _Expanded(str):
+    """A text whose variables were expanded. Mistakes quote it as it was written: a value may be secret."""
+
+    written: str
+
+    def __new__(cls, text: str, written: str) -> "_Expanded":
+        expanded = super().__new__(cls, text)
+        expanded.written = written
+        return expanded
+
+    def __repr__(self) -> str:
+        return repr(self.written)
+
+
 def _expand(value: Any, where: str, mistakes: list[str]) -> Any:
     """`${NAME}` and `${NAME:-default}` in every text; an unset name without a default stays, see `require_set`."""
     if isinstance(value, str):
@@ -296,28 +310,19 @@ def _expand(value: Any, where: str, mistakes: list[str]) -> Any:
             mistakes.append(
                 f"{where}: a `${{` that begins no variable: write ${{NAME}} or ${{NAME:-default}}, got {shown(value)}"
             )
-        return _VARIABLE.sub(
+        expanded = _VARIABLE.sub(
             lambda match: (
                 os.environ.get(match["name"])
                 or (match["default"] if match["default"] is not None else match[0])
             ),
             value,
         )
+        return value if expanded == value else _Expanded(expanded, value)
     if isinstance(value, list):
         return [_expand(item, f"{where}.{place}", mistakes) for place, item in enumerate(value)]
     if isinstance(value, dict):
         return {key: _expand(item, f"{where}.{key}", mistakes) for key, item in value.items()}
     return value
-
-
-def _unexpanded(mistake: str, raw: Mapping[str, Any]) -> str:
-    """A message with the names of the catalogue's variables in place of their values, which may be secret."""
-    for name in sorted({match["name"] for match in _VARIABLE.finditer(repr(raw))}):
-        value = os.environ.get(name, "")
-        if len(value) >= 4:
-            # A message shows the beginning of what is long.
-            mistake = re.sub(re.escape(value[:16]) + r"[^'\s]*", f"${{{name}}}", mistake)
-    return mistake
 
 
 def require_set(text: str, where: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from sd_assets.assets.catalog_entry import catalog_entry
+from sd_assets.assets.common import SEEDS
 from sd_assets.assets.downloaded_images import downloaded_images
 from sd_assets.assets.image_captions import image_captions
 from sd_assets.assets.retrieval_hits import retrieval_hits
@@ -40,7 +41,8 @@ ASSETS = [
 ]
 
 # A process a step, as Dagster does it; but forked, where the system can, from one that has imported this module, instead of
-# importing it anew: seconds a step. Models are loaded by the steps, so that no device and no threads are shared.
+# importing it anew: seconds a step. Models are loaded by the steps, so that no device is shared; the one thread there, that
+# of Arrow's allocator, is not there in a step, and frees memory a little earlier, no more.
 EXECUTOR = (
     dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": [__name__]}}})
     if "forkserver" in multiprocessing.get_all_start_methods()
@@ -59,11 +61,21 @@ def build_definitions(
     Args:
         resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `compute`, `parquet`), what
             is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is.
-        assets: further assets; one with the key of one of ours takes its place.
+        assets: further assets; one with the key of one of ours takes its place. Those with `SEEDS` as their partitions
+            belong to the job `build_dataset`.
         asset_checks: further checks.
+
+    Raises:
+        ValueError: an asset that takes the place of ours has other partitions.
     """
     replaced = {key for asset in assets for key in asset.keys}
-    kept = [asset for asset in ASSETS if asset.key not in replaced]
+    for asset in assets:
+        if asset.keys & {ours.key for ours in ASSETS} and asset.partitions_def != SEEDS:
+            raise ValueError(
+                f"{asset.key.to_user_string()} takes the place of ours and must have its partitions: decorate it with "
+                "`seed_asset`, or give it `partitions_def=SEEDS`"
+            )
+    all_assets = [catalog_entry, *(ours for ours in ASSETS if ours.key not in replaced), *assets]
     overrides = dict(resource_overrides or {})
     storage = overrides.get("storage", StorageResource())
     resources = {
@@ -76,9 +88,9 @@ def build_definitions(
         **overrides,
     }
     return dg.Definitions(
-        assets=[catalog_entry, *kept, *assets],
+        assets=all_assets,
         asset_checks=[*CHECKS, *asset_checks],
-        jobs=[build_dataset],
+        jobs=[build_dataset(all_assets)],
         schedules=[weekly_refresh],
         sensors=[catalog_edits],
         resources=resources,

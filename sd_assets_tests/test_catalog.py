@@ -422,7 +422,17 @@ def test_allowed_addresses(text: str, network: str, port: int | None) -> None:
     assert parse_allowed_address(text) == (network, port)
 
 
-@pytest.mark.parametrize("secret", ["hunter2", "hf_" + 200 * "x"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hunter2",
+        "hf_" + 200 * "x",
+        "ab\\cd-secret",
+        "correct horse battery",
+        "abcdefghijklmnop'qr-rest",
+        "rooms",
+    ],
+)
 def test_a_message_names_the_variable_and_not_its_value(
     secret: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -433,5 +443,7 @@ def test_a_message_names_the_variable_and_not_its_value(
     )
     with pytest.raises(CatalogError) as caught:
         catalog.load(path)
-    assert "${MY_SECRET}" in str(caught.value)
-    assert secret[:20] not in str(caught.value)
+    message = str(caught.value).partition(":\n")[2]
+    assert "seed_datasets.rooms.download.quality: must be a whole number" in message
+    assert "${MY_SECRET}" in message
+    assert secret[:20] not in message.replace("seed_datasets.rooms.", "")

@@ -9,7 +9,7 @@ import dagster as dg
 
 from sd_assets.assets.common import SEEDS, section_key
 from sd_assets.resources.catalog import CatalogResource
-from sd_assets.views.text import public
+from sd_assets.views.text import public_json
 
 SECTIONS: Final = {
     "source": "Where the seed images come from.",
@@ -53,13 +53,5 @@ def section_digest(section: dict[str, Any]) -> str:
 
 
 def section_metadata(section: dict[str, Any]) -> dict[str, Any]:
-    """What the UI shows of a section: all but secrets, which the address of a service may hold."""
-    return {"settings": dg.MetadataValue.json(_public(section))}
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _public(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_public(item) for item in value]
-    return public(value) if isinstance(value, str) else value
+    """What the UI shows of a section: the beginnings of long lists, and no secrets, which the address of a service may hold."""
+    return {"settings": dg.MetadataValue.json(public_json(section))}

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from sd_assets import catalog
-from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.definitions import ASSETS, defs
 from sd_assets.errors import SdAssetsError
 
@@ -38,7 +38,7 @@ def build_partition(partition: str) -> list[str]:
     catalog.load().entry(partition)
     with dg.DagsterInstance.get() as instance:
         end_dead_runs(instance)
-        job = defs.resolve_job_def(build_dataset.name).with_logger_defs({"console": progress})
+        job = defs.resolve_job_def(BUILD_DATASET).with_logger_defs({"console": progress})
         result = job.execute_in_process(
             run_config={"loggers": {"console": {}}},
             instance=instance,

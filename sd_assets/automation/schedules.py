@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import dagster as dg
 
 from sd_assets.assets.common import SEEDS
-from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.jobs import BUILD_DATASET
 
 
-@dg.schedule(job=build_dataset, cron_schedule="0 3 * * 0", execution_timezone="UTC")
+@dg.schedule(job_name=BUILD_DATASET, cron_schedule="0 3 * * 0", execution_timezone="UTC")
 def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
     """Sundays at 03:00 UTC: a run for every seed dataset. What has not changed costs nothing."""
     for partition in SEEDS.get_partition_keys():

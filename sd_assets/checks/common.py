@@ -13,8 +13,7 @@ What is true of partitioned checks in Dagster 1.13 (a preview there):
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -25,7 +24,7 @@ from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.storage import StorageResource
 from sd_assets.settings import SeedDataset
 from sd_assets.storage.table import Table
-from sd_assets.views.text import public
+from sd_assets.views.text import public, public_json
 
 # Opens a table of the partition that is checked, by the name of its asset.
 Tables = Callable[[str], Table]
@@ -102,14 +101,5 @@ def _result(asset: str, finding: Finding, version: int) -> dg.AssetCheckResult:
         passed=finding.passed,
         severity=severity,
         description=public(finding.description),
-        metadata={"severity": severity.value, "table_version": version, **_public(finding.numbers)},
+        metadata={"severity": severity.value, "table_version": version, **public_json(finding.numbers)},
     )
-
-
-def _public(value: Any) -> Any:
-    """Numbers of a finding without the secrets that a caption or an address may hold."""
-    if isinstance(value, str):
-        return public(value)
-    if isinstance(value, Mapping):
-        return {public(name): _public(item) for name, item in value.items()}
-    return [_public(item) for item in value] if isinstance(value, list) else value

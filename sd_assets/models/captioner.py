@@ -21,11 +21,11 @@ from sd_assets.models.loading import (
     hub_commit,
     hub_file,
     is_folder,
-    one_line,
     padded_batches,
 )
 from sd_assets.models.preprocessing import middle_of_strip, without_thin_sides
 from sd_assets.settings import CaptionerSettings
+from sd_assets.views.text import one_line
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 

@@ -22,11 +22,11 @@ from sd_assets.models.loading import (
     hub_commit,
     hub_file,
     hub_folder,
-    one_line,
     padded_batches,
 )
 from sd_assets.models.preprocessing import middle_of_strip
 from sd_assets.settings import ClipSettings
+from sd_assets.views.text import one_line
 
 _CONFIG = "open_clip_config.json"
 # In open_clip's order. Only one is fetched: repositories often hold both, and those of transformers too.

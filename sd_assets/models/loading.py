@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sd_assets.errors import ModelError
+from sd_assets.views.text import one_line
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -286,9 +287,3 @@ def _refused(error: Exception, where: str, revision: str | None) -> ModelError:
 def is_folder(model: str) -> bool:
     """Whether a model's name is meant as a folder of this machine, be it there or not."""
     return model.startswith((".", "/", "~", os.sep)) or Path(model).is_dir()
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -25,9 +25,9 @@ from sd_assets.sources.rows import (
     pick_text_column,
     quiet_datasets,
     read_file,
-    reason,
     text_of,
 )
+from sd_assets.views.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,9 @@ def _described(
     except (SourceError, RowError):
         raise
     except Exception as error:
-        raise SourceError(f"{file} is not a list of images: {_broken_line(file) or reason(error)}") from error
+        raise SourceError(
+            f"{file} is not a list of images: {_broken_line(file) or one_line(error)}"
+        ) from error
 
 
 def _broken_line(file: Path) -> str | None:
@@ -204,7 +206,7 @@ def _broken_line(file: Path) -> str | None:
                 if line.strip() and not isinstance(json.loads(line), dict):
                     return f"line {number} is not a JSON object"
             except ValueError as error:
-                return f"line {number} is not JSON ({reason(error)})"
+                return f"line {number} is not JSON ({one_line(error)})"
     return None
 
 
@@ -223,7 +225,7 @@ def _plain(folder: Path, paths: list[str], labels: bool) -> Iterator[tuple[str, 
                 read.add(path)
                 yield path, text_of(row["label"], feature) if labels else None
         except Exception as error:
-            raise SourceError(f"source.path {folder} cannot be read: {reason(error)}") from error
+            raise SourceError(f"source.path {folder} cannot be read: {one_line(error)}") from error
     # What `datasets` cannot take, or left out, is still a row.
     for path in paths:
         if path not in read:

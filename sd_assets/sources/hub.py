@@ -20,9 +20,9 @@ from sd_assets.sources.rows import (
     pick_image_column,
     pick_text_column,
     quiet_datasets,
-    reason,
     text_of,
 )
+from sd_assets.views.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _ahead(
 
 def _lost(where: str, number: int, error: Exception) -> SourceError:
     return SourceError(
-        f"{where} could not be read from row {number} on: {reason(error)}. If the network or the Hub failed, run it again"
+        f"{where} could not be read from row {number} on: {one_line(error)}. If the network or the Hub failed, run it again"
     )
 
 
@@ -123,7 +123,7 @@ def _stream(source: HubSource, name: str, commit: str | None, where: str, **opti
     except Exception as error:
         # `datasets` lists the splits and configurations there are, in its own words.
         asked = f"config {source.config!r}, split {source.split!r}"
-        raise SourceError(f"{where} cannot be opened ({asked}): {reason(error)}") from error
+        raise SourceError(f"{where} cannot be opened ({asked}): {one_line(error)}") from error
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _first_columns(stream: Any, where: str) -> list[str]:
     try:
         return list(next(iter(stream), {}))
     except Exception as error:
-        raise SourceError(f"{where} cannot be read: {reason(error)}") from error
+        raise SourceError(f"{where} cannot be read: {one_line(error)}") from error
 
 
 def _text_column(features: dict[str, Any], asked: str | None, where: str) -> str | None:
@@ -203,7 +203,7 @@ def _commit(name: str, revision: str | None, where: str) -> str | None:
             f"{where} does not exist, or is private: check `source.id`, or set HF_TOKEN to a token that may read it"
         ) from error
     except HFValidationError as error:
-        raise SourceError(f"{where}: an id is `owner/name`: {reason(error)}") from error
+        raise SourceError(f"{where}: an id is `owner/name`: {one_line(error)}") from error
     except Exception as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
             raise SourceError(
@@ -211,6 +211,6 @@ def _commit(name: str, revision: str | None, where: str) -> str | None:
                 "a public dataset take it away"
             ) from error
         raise SourceError(
-            f"{where} cannot be reached: {reason(error)}. Check the network and HF_ENDPOINT, or read a copy of it "
+            f"{where} cannot be reached: {one_line(error)}. Check the network and HF_ENDPOINT, or read a copy of it "
             "with `source: {kind: folder, path: ...}`"
         ) from error

@@ -19,9 +19,9 @@ from sd_assets.sources.rows import (
     pick_image_column,
     pick_text_column,
     read_file,
-    reason,
     text_of,
 )
+from sd_assets.views.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class ParquetRows:
             self._file = pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False)
             self.schema = self._file.schema_arrow
         except _BROKEN as error:
-            what = "is empty" if path.is_file() and not path.stat().st_size else reason(error)
+            what = "is empty" if path.is_file() and not path.stat().st_size else one_line(error)
             raise SourceError(f"{path} cannot be read as Parquet: {what}") from error
 
     def __enter__(self) -> "ParquetRows":
@@ -116,7 +116,7 @@ class ParquetRows:
                         count += 1
         except _BROKEN as error:
             raise SourceError(
-                f"{self._path} is damaged or cut short after row {count}: {reason(error)}. Replace it and run again"
+                f"{self._path} is damaged or cut short after row {count}: {one_line(error)}. Replace it and run again"
             ) from error
 
     def _batch_rows(self, group: int) -> int:
@@ -137,7 +137,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     try:
         return dict(datasets.Features.from_arrow_schema(schema))
     except Exception as error:  # of a `datasets` that knows more types than ours
-        logger.warning("what `datasets` noted in a Parquet file cannot be read: %s", reason(error))
+        logger.warning("what `datasets` noted in a Parquet file cannot be read: %s", one_line(error))
         return {}
 
 

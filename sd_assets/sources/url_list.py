@@ -10,7 +10,8 @@ from sd_assets.catalog import require_set
 from sd_assets.errors import ErrorCode, RowError, SourceError
 from sd_assets.settings import UrlsSource
 from sd_assets.sources.parquet import ParquetRows
-from sd_assets.sources.rows import pick_text_column, reason, text_of
+from sd_assets.sources.rows import pick_text_column, text_of
+from sd_assets.views.text import one_line
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
@@ -155,4 +156,4 @@ def _decoded(file: TextIO, path: Path) -> Iterator[str]:
             f"{path}: somewhere after line {number} it is not UTF-8 ({error.reason}): save it as UTF-8"
         ) from error
     except OSError as error:
-        raise SourceError(f"{path} cannot be read past line {number}: {reason(error)}") from error
+        raise SourceError(f"{path} cannot be read past line {number}: {one_line(error)}") from error

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 HIDDEN = "…"
@@ -14,18 +16,22 @@ _LEAST_SECRET = 8
 
 # Texts may be written to keep us busy: each pattern begins where the one before cannot have been, and sees so much.
 _MAX_LENGTH = 2_000
+_MAX_ITEMS = 20
 _URL = re.compile(r"((?<![a-zA-Z0-9+.-])[a-zA-Z][a-zA-Z0-9+.-]*:)?//[^\s\"'<>`]+")
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:\d*)?")
 _QUERY = re.compile(r"\?[^\s\"'<>`?=]*=[^\s\"'<>`]*")
 _USER = re.compile(r"(?<![^\s/:@\"'<>`])[^\s/:@\"'<>`]+:[^\s/@\"'<>`]+@")
 _NAMED = re.compile(
     r"((?:token|secret|passw(?:or)?d|signature|credential|api[-_]?key|access[-_]?key|session[-_]?id"
-    r"|(?<![a-z])(?:sig|auth|pwd|authorization)(?![a-z]))[\w.-]*[\"']?\s*[:=]\s*[\"']?)[^\s\"'&;,)<>]+",
+    r"|(?<![a-z])(?:sig|auth|pwd|authorization)(?![a-z]))[\w.-]*[\"']?\s*(?:[:=]|%3D)\s*[\"']?)[^\s\"'&;,)<>]+",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"\b(bearer|basic)\s+[^\s\"',;<>]{6,}", re.IGNORECASE)
-# Of the Hugging Face Hub, AWS, GitHub; and a JSON web token.
-_TOKEN = re.compile(r"\b(hf_\w{16,}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_\w{20,}|eyJ[\w-]{10,}\.[\w.-]+)")
+# Of the Hugging Face Hub, AWS, GitHub, OpenAI, Slack, Google, GitLab; and a JSON web token.
+_TOKEN = re.compile(
+    r"\b(hf_\w{16,}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_\w{20,}|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{20,}"
+    r"|glpat-[\w-]{16,}|eyJ[\w-]{10,}\.[\w.-]+)"
+)
 
 
 def public(text: str) -> str:
@@ -47,9 +53,26 @@ def public(text: str) -> str:
     return _TOKEN.sub(HIDDEN, text)
 
 
+def public_json(value: Any) -> Any:
+    """A JSON value with all its texts made `public`, and of lists the first 20 items: small enough for an event."""
+    if isinstance(value, str):
+        return public(value)
+    if isinstance(value, Mapping):
+        return {public(str(name)): public_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        more = [f"and {len(value) - _MAX_ITEMS} more"] if len(value) > _MAX_ITEMS else []
+        return [*map(public_json, value[:_MAX_ITEMS]), *more]
+    return value
+
+
 def visible(text: str) -> str:
     """The text with a space for each control character, mark of direction, line break, and half of a surrogate pair."""
     return "".join(char if char.isprintable() or char in _JOINERS else " " for char in text)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, as one line of at most 300 characters, `public`."""
+    return shortened(public(str(error)), 300) or type(error).__name__
 
 
 def shortened(text: str, length: int) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from sd_assets import catalog
-from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.definitions import ASSETS, build_definitions
 from sd_assets.demo.evaluate import evaluate
 from sd_assets.demo.world import World
@@ -30,7 +30,7 @@ class Pipeline:
 
     def run(self, partition: str) -> dg.ExecuteInProcessResult:
         definitions = build_definitions({"storage": self._storage})
-        job = definitions.resolve_job_def(build_dataset.name)
+        job = definitions.resolve_job_def(BUILD_DATASET)
         return job.execute_in_process(instance=self._instance, partition_key=partition)
 
     def report(self, asset: str, partition: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import yaml
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 
 from sd_assets import catalog
-from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.automation.schedules import weekly_refresh
 from sd_assets.quality.rows import FAILURES
 from sd_assets.storage.files import LocalFiles
@@ -123,7 +123,7 @@ def backfill(dev: Dev) -> str:
 
 
 def test_a_partition_is_materialized(dev: Dev) -> None:
-    run_id = dev.web.launch(build_dataset.name, "demo_prompts")
+    run_id = dev.web.launch(BUILD_DATASET, "demo_prompts")
     assert dev.web.ended(1, runIds=[run_id]) == {"demo_prompts": "SUCCESS"}
     assert dev.table("text_image_pairs", "demo_prompts").num_rows > 50
 
@@ -143,9 +143,6 @@ def test_both_partitions_are_backfilled(dev: Dev, backfill: str) -> None:
 
 @pytest.mark.browser
 def test_the_page_of_an_asset_shows_its_contact_sheet(dev: Dev, backfill: str) -> None:
-    dev.web.ask(
-        "mutation { setNuxSeen }"
-    )  # or a dialog asks for an address, some time after the page is there
     with opened_page() as page:
         for asset in ("downloaded_images", "image_captions"):
             page.goto(f"{dev.web.url}/assets/{asset}?view=partitions&partition=demo_rooms")
