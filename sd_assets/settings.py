@@ -63,7 +63,8 @@ class FolderSource(Settings):
 
     Attributes:
         path: the folder; sub-folders are read too.
-        text_column: the column of `metadata.jsonl` that holds the image's text; `text` if there is one.
+        text_column: the column of `metadata.jsonl` that holds the image's text; `text` if there is one, or the only
+            column of texts; "" for none.
         max_rows: stop after so many rows.
     """
 
@@ -104,7 +105,8 @@ class ParquetSource(Settings):
         path: a file, a folder (its sub-folders too) or a pattern such as `data/train-*.parquet`.
         image_column: the column that holds the image: bytes, `{bytes, path}` as `datasets` writes it, or the path of
             a file, relative to the Parquet file; found when only one column holds images.
-        text_column: the column that holds the image's text; `text` if there is one.
+        text_column: the column that holds the image's text; `text` if there is one, or the only column of texts; "" for
+            none.
         max_rows: stop after so many rows.
     """
 
@@ -146,7 +148,8 @@ class UrlsSource(Settings):
     Attributes:
         path: a .csv or .tsv file with a header, a .parquet file, or a .txt file with one URL a line.
         url_column: the column that holds the URL; `url` if there is one, or the only one.
-        text_column: the column that holds the image's text; `text` if there is one.
+        text_column: the column that holds the image's text; `text` if there is one, or the only one that is called
+            like a text (caption, prompt, title ...); "" for none.
         max_rows: stop after so many rows.
     """
 

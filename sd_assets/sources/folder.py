@@ -21,6 +21,7 @@ from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,
     is_image,
+    is_text,
     pick_image_column,
     pick_text_column,
     quiet_datasets,
@@ -176,7 +177,9 @@ def _described(
         stream = _imagefolder([file])
         features = dict(stream.features)
         image = "image" if is_image(features.get("image")) else pick_image_column(features, None, str(file))
-        text = pick_text_column([name for name in features if name != image], text_column, str(file))
+        others = [name for name in features if name != image]
+        texts = [name for name in others if is_text(features[name])]
+        text = pick_text_column(others, texts, text_column, str(file))
         stream = stream.select_columns([image] if text is None else [image, text])
         for row in _undecoded(stream, image):
             value = None if text is None else text_of(row[text], features[text])

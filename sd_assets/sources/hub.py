@@ -1,7 +1,5 @@
 """A dataset of the Hugging Face hub, streamed by `datasets`."""
 
-import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +15,7 @@ from sd_assets.settings import HubSource
 from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,
+    is_text,
     pick_image_column,
     pick_text_column,
     quiet_datasets,
@@ -24,12 +23,8 @@ from sd_assets.sources.rows import (
 )
 from sd_assets.views.text import one_line
 
-logger = logging.getLogger(__name__)
-
 # Rows in the making at once: where a dataset is a folder of images, each is a download of its own.
 _AHEAD = 8
-# Columns of strings that are no texts: what `datasets` adds to a tar's samples, and what names an image.
-_NO_TEXT = re.compile(r"__.*__|(.*_)?(id|key|ur[il]|path|file|file_?name|hash)", re.IGNORECASE)
 
 
 def read_hub(source: HubSource) -> Iterator[SourceRow]:
@@ -50,7 +45,9 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
         stream = _stream(source, name, commit, where)
         features: dict[str, Any] = dict(stream.features or dict.fromkeys(_first_columns(stream, where)))
         image = pick_image_column(features, source.image_column, where)
-        text = _text_column({it: features[it] for it in features if it != image}, source.text_column, where)
+        others = [it for it in features if it != image]
+        texts = [it for it in others if is_text(features[it])]
+        text = pick_text_column(others, texts, source.text_column, where)
         wanted = [image] if text is None else [image, text]
         if stream.info.builder_name == "parquet" and set(features) - set(wanted):
             # Opened anew for them: of a stream that was opened for all, the others would be fetched, and thrown away.
@@ -149,28 +146,6 @@ def _first_columns(stream: Any, where: str) -> list[str]:
         return list(next(iter(stream), {}))
     except Exception as error:
         raise SourceError(f"{where} cannot be read: {one_line(error)}") from error
-
-
-def _text_column(features: dict[str, Any], asked: str | None, where: str) -> str | None:
-    """The column asked for; else `text`, or the only one that holds texts; none for "".
-
-    Raises:
-        SourceError: there is no such column; lists those there are.
-    """
-    if asked == "":
-        return None
-    if asked is None and "text" not in features:
-        found = [name for name in features if _is_text(features[name]) and not _NO_TEXT.fullmatch(name)]
-        if len(found) == 1:
-            logger.info("%s: the column %r is taken for the text of the images", where, found[0])
-            return found[0]
-    return pick_text_column(list(features), asked, where)
-
-
-def _is_text(feature: Any) -> bool:
-    """Whether a column holds texts, or lists of texts, as far as `datasets` knows."""
-    inner = getattr(feature, "feature", feature)
-    return getattr(inner, "dtype", None) in ("string", "large_string") and not hasattr(inner, "int2str")
 
 
 def _commit(name: str, revision: str | None, where: str) -> str | None:

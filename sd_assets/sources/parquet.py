@@ -46,11 +46,13 @@ def read_parquet(source: ParquetSource) -> Iterator[SourceRow]:
     with ParquetRows(files[0]) as first:
         features = _features(first.schema)
         columns = first.schema.names
+        texts = {field.name for field in first.schema if _is_text(field.type)}
     image = _image_column(source, files, columns, features)
     if image is None:
         logger.warning("source.path %s holds no rows", source.path)
         return
-    text = pick_text_column([name for name in columns if name != image], source.text_column, str(files[0]))
+    others = [name for name in columns if name != image]
+    text = pick_text_column(others, filter(texts.__contains__, others), source.text_column, str(files[0]))
     wanted = [image] if text is None else [image, text]
     number = 0
     for file in files:
@@ -139,6 +141,11 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     except Exception as error:  # of a `datasets` that knows more types than ours
         logger.warning("what `datasets` noted in a Parquet file cannot be read: %s", one_line(error))
         return {}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_list(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
 
 
 def _image_column(

@@ -1,12 +1,19 @@
 """What a source of images yields, and how cells of its columns become images and texts."""
 
-from collections.abc import Iterator, Mapping
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd_assets.errors import ErrorCode, RowError, SourceError
+
+logger = logging.getLogger(__name__)
+
+# Columns of strings that are no texts: what `datasets` adds to a tar's samples, and what names an image.
+_NO_TEXT = re.compile(r"__.*__|(.*_)?(id|key|ur[il]|path|file|file_?name|hash)", re.IGNORECASE)
 
 # More is no image that anybody trains on; a file is held in memory as a whole.
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -126,19 +133,48 @@ def text_of(value: Any, feature: Any) -> str | None:
     return str(value).encode("utf-8", "replace").decode().strip() or None
 
 
-def pick_text_column(columns: list[str], asked: str | None, where: str) -> str | None:
-    """The column asked for; `text` if there is one and none is asked for; else None.
+def pick_text_column(
+    columns: Sequence[str], texts: Iterable[str], asked: str | None, where: str
+) -> str | None:
+    """The column asked for; else `text`, in any case, or the only one that holds texts; none for "".
+
+    Args:
+        columns: all but that of the image.
+        texts: those of them that hold texts, as far as one knows.
+        asked: `text_column:` of the source.
+        where: for messages.
 
     Raises:
         SourceError: there is no such column; lists those there are.
     """
-    if asked is None:
-        return "text" if "text" in columns else None
-    if asked not in columns:
-        raise SourceError(
-            f"{where} has no column {asked!r} (`text_column:`); there are: {', '.join(columns)}"
+    if asked == "":
+        return None
+    if asked is not None:
+        if asked not in columns:
+            raise SourceError(
+                f"{where} has no column {asked!r} (`text_column:`); there are: {', '.join(columns)}"
+            )
+        return asked
+    for name in columns:
+        if name.lower() == "text":
+            return name
+    found = [name for name in texts if not _NO_TEXT.fullmatch(name)]
+    if len(found) == 1:
+        logger.info("%s: the column %r is taken for the text of the images", where, found[0])
+        return found[0]
+    if found:
+        logger.warning(
+            '%s: the columns %s look like texts of the images, and none is taken: name one in `text_column:`, or "" for none',
+            where,
+            ", ".join(found),
         )
-    return asked
+    return None
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column holds texts, or lists of texts, as far as `datasets` knows."""
+    inner = getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", None) in ("string", "large_string") and not hasattr(inner, "int2str")
 
 
 def pick_image_column(features: Mapping[str, Any], asked: str | None, where: str) -> str:

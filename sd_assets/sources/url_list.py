@@ -1,6 +1,7 @@
 """A list of URLs, as .csv, .tsv, .parquet or .txt: its lines, one at a time."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from sd_assets.sources.parquet import ParquetRows
 from sd_assets.sources.rows import pick_text_column, text_of
 from sd_assets.views.text import one_line
 
+_TEXT_NAME = re.compile(r"text|caption|prompt|description|title|alt(_?text)?|label", re.IGNORECASE)
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -126,7 +128,9 @@ def _columns(names: list[str], source: UrlsSource, path: Path) -> tuple[str, str
         asked = f"no column {url!r}" if url else "several columns, and none is called url"
         hint = "; the first line must name the columns" if any("://" in name for name in names) else ""
         raise SourceError(f"{path} has {asked} (`url_column:`); there are: {', '.join(names)}{hint}")
-    text = pick_text_column([name for name in names if name != url], source.text_column, str(path))
+    others = [name for name in names if name != url]
+    # What a column of a list holds, only its name tells.
+    text = pick_text_column(others, filter(_TEXT_NAME.fullmatch, others), source.text_column, str(path))
     for name in (url, text):
         if name is not None and names.count(name) > 1:
             raise SourceError(f"{path} has several columns {name!r}: give each a name of its own")

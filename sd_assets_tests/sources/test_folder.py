@@ -196,7 +196,8 @@ def test_other_text_columns_and_several_metadata_files(tmp_path: Path) -> None:
         ("z/a.jpg", "of z"),
     ]
     assert [row.text for row in read(tmp_path, text_column="stars")] == ["3", "4", "5"]
-    assert [row.text for row in read(tmp_path)] == [None, None, None]  # no column is called text
+    assert [row.text for row in read(tmp_path)] == ["of b", "of c", "of z"]  # the only column of texts
+    assert [row.text for row in read(tmp_path, text_column="")] == [None, None, None]
 
 
 def test_a_list_of_texts_gives_the_first(tmp_path: Path) -> None:
