@@ -61,7 +61,9 @@ Detail = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--rows", type=int, nargs=2, default=(2_000, 20_000), metavar=("SMALL", "LARGE"))
     parser.add_argument("--folder", type=Path, help="where there is room for the tables")
     options = parser.parse_args(arguments)

@@ -54,8 +54,9 @@ class CaptionStage(Stage):
 
     def prepare(self, rows: pa.RecordBatch) -> list[Any]:
         """For each row the model's inputs, or the text it has, or why it cannot be read."""
-        pairs = zip(rows.column("text").to_pylist(), rows.column("image").to_pylist(), strict=True)
-        return [text if text else self._inputs(image) for text, image in pairs]
+        pairs = zip(rows.column("text").to_pylist(), rows.column("image"), strict=True)
+        # `as_py` of one image at a time: of all at once they would be in memory twice.
+        return [text if text else self._inputs(image.as_py()) for text, image in pairs]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         places = [place for place, item in enumerate(prepared) if not isinstance(item, str | RowError)]

@@ -49,9 +49,11 @@ class EmbedStage(Stage):
         return self._encoder.facts()
 
     def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[np.float32] | str | RowError]:
+        columns = (rows.column(name) for name in ("kind", "image", "prompt"))
+        # `as_py` of one image at a time: of all at once they would be in memory twice.
         return [
-            self._pixels(image) if kind == "image" else prompt
-            for kind, image, prompt in zip(*(rows.column(i).to_pylist() for i in (1, 2, 3)), strict=True)
+            self._pixels(image.as_py()) if kind.as_py() == "image" else prompt.as_py()
+            for kind, image, prompt in zip(*columns, strict=True)
         ]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:

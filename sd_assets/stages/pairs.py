@@ -1,13 +1,14 @@
 """text_image_pairs: what one trains on: every distinct image that has a caption, with all that is known of it."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sd_assets.errors import TableError
 from sd_assets.schemas import TEXT_IMAGE_PAIRS
-from sd_assets.stages.stage import InputCounts, rows_of
+from sd_assets.stages.stage import InputCounts, each_row, rows_of
 from sd_assets.storage.table import Table
 
 VERSION = "1"
@@ -27,60 +28,90 @@ def pair_batches(
     the input rows are the images; those that failed at an earlier stage or have no caption are skipped, the same image
     once more is a duplicate.
 
-    Images stream; what is held are captions and what retrieval knows, some hundred bytes an image.
+    Images stream; what is held are the captions, and what retrieval knows of images that occur more than once.
     """
     captions: dict[str, list[str]] = {}
-    for batch in image_captions.batches(["image_id", "caption", "error"]):
-        for row in batch.to_pylist():
-            if row["error"] is None:
-                captions.setdefault(row["image_id"], []).append(row["caption"])
-    found = _found(retrieved_image_urls, downloaded_images)
-    seen: set[str] = set()
-    for table, origin in ((seed_images, "seed"), (downloaded_images, "retrieved")):
-        columns = [name for name in (*_IMAGE_COLUMNS, "text") if name != "text" or origin == "seed"]
-        for batch in table.batches(columns):
-            kept = []
-            for row in batch.to_pylist():
-                counts.rows += 1
-                identity = row["image_id"]
-                if row.pop("error") is not None or identity not in captions:
-                    counts.skipped += 1
-                elif identity in seen:
-                    counts.duplicates += 1
-                else:
-                    seen.add(identity)
-                    known = found.get(identity, {})
-                    text = row.get("text") or known.get("alt_text")
-                    kept.append(
-                        {**known, **row, "text": text, "captions": captions[identity], "origin": origin}
-                    )
-            if kept:
-                yield rows_of(TEXT_IMAGE_PAIRS, kept)
+    for row in each_row(image_captions.batches(["image_id", "caption", "error"])):
+        if row["error"] is None:
+            captions.setdefault(row["image_id"], []).append(row["caption"])
+    several = _several(seed_images, downloaded_images)
+    found: dict[str, _Found] = {}
+    for row, of_url in _with_urls(downloaded_images, retrieved_image_urls, ["image_id"]):
+        identity = row["image_id"]
+        if identity in several:
+            found[identity] = of_url.merged(found[identity]) if identity in found else of_url
+    images = _images(seed_images, downloaded_images, retrieved_image_urls, found)
+    while some := list(islice(images, _ROWS_AT_ONCE)):
+        kept = []
+        for row, origin, known in some:
+            counts.rows += 1
+            identity = row["image_id"]
+            if row.pop("error") is not None or identity not in captions:
+                counts.skipped += 1
+            elif not captions[identity]:  # an earlier row has taken them
+                counts.duplicates += 1
+            else:
+                texts, captions[identity] = captions[identity], []
+                facts = known._asdict() if known else {}
+                text = row.get("text") or facts.get("alt_text")
+                kept.append({**facts, **row, "text": text, "captions": texts, "origin": origin})
+        if kept:
+            yield rows_of(TEXT_IMAGE_PAIRS, kept)
 
 
 _IMAGE_COLUMNS = ("image_id", "image", "width", "height", "error")
+_ROWS_AT_ONCE = 16
 
 
-def _found(retrieved_image_urls: Table, downloaded_images: Table) -> dict[str, dict[str, Any]]:
-    """What retrieval knows of each image, by its image_id. Both tables are in the order of `url_id`."""
-    columns = ["url_id", "url", "alt_text", "licence", "similarity", "hits"]
-    urls = (row for batch in retrieved_image_urls.batches(columns) for row in batch.to_pylist())
-    found: dict[str, dict[str, Any]] = {}
-    for batch in downloaded_images.batches(["url_id", "image_id"]):
-        for row in batch.to_pylist():
-            url = next((url for url in urls if url["url_id"] == row["url_id"]), None)
-            if url is None:
-                raise TableError(
-                    f"{downloaded_images.uri} was made from another version of {retrieved_image_urls.uri}: "
-                    "materialize downloaded_images again"
-                )
-            if row["image_id"] is None:
-                continue
-            queries = {hit["query_id"] for hit in url["hits"]}
-            known = found.get(row["image_id"])
-            if known is not None:
-                queries |= set(known["query_ids"])
-            if known is None or url["similarity"] > known["similarity"]:
-                known = {name: url[name] for name in ("url", "alt_text", "licence", "similarity")}
-            found[row["image_id"]] = {**known, "query_ids": sorted(queries)}
-    return found
+class _Found(NamedTuple):
+    """What retrieval knows of an image."""
+
+    url: str
+    alt_text: str | None
+    licence: str | None
+    similarity: float
+    query_ids: list[str]
+
+    def merged(self, earlier: "_Found") -> "_Found":
+        """Of the same image under another URL, which came before."""
+        best = self if self.similarity > earlier.similarity else earlier
+        return best._replace(query_ids=sorted({*earlier.query_ids, *self.query_ids}))
+
+
+def _several(seed_images: Table, downloaded_images: Table) -> set[str | None]:
+    """The image_ids that more than one row has."""
+    seen: set[str | None] = set()
+    several: set[str | None] = set()
+    for table in (seed_images, downloaded_images):
+        for row in each_row(table.batches(["image_id"])):
+            (several if row["image_id"] in seen else seen).add(row["image_id"])
+    return several - {None}
+
+
+def _images(
+    seed_images: Table, downloaded_images: Table, retrieved_image_urls: Table, found: dict[str, _Found]
+) -> Iterator[tuple[dict[str, Any], str, _Found | None]]:
+    """All images in order: the row, its origin, and what retrieval knows of it."""
+    for row in each_row(seed_images.batches([*_IMAGE_COLUMNS, "text"])):
+        yield row, "seed", found.get(row["image_id"])
+    for row, known in _with_urls(downloaded_images, retrieved_image_urls, _IMAGE_COLUMNS):
+        yield row, "retrieved", found.get(row["image_id"], known)
+
+
+def _with_urls(
+    downloaded_images: Table, retrieved_image_urls: Table, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], _Found]]:
+    """Downloads, and what retrieval knows of the URL of each. Both tables are in the order of `url_id`."""
+    urls = each_row(
+        retrieved_image_urls.batches(["url_id", "url", "alt_text", "licence", "similarity", "hits"])
+    )
+    for row in each_row(downloaded_images.batches(["url_id", *columns])):
+        identity = row.pop("url_id")
+        url = next((url for url in urls if url["url_id"] == identity), None)
+        if url is None:
+            raise TableError(
+                f"{downloaded_images.uri} was made from another version of {retrieved_image_urls.uri}: "
+                "materialize downloaded_images again"
+            )
+        queries = sorted({hit["query_id"] for hit in url["hits"]})
+        yield row, _Found(url["url"], url["alt_text"], url["licence"], url["similarity"], queries)

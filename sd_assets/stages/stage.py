@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,6 +84,13 @@ def rows_of(schema: TableSchema, rows: Iterable[Mapping[str, Any]]) -> pa.Record
     listed = list(rows)
     columns = [pa.array([row.get(field.name) for row in listed], field.type) for field in schema.arrow]
     return pa.RecordBatch.from_arrays(columns, schema=schema.arrow)
+
+
+def each_row(batches: Iterable[pa.RecordBatch], at_once: int = 16) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries, a few at a time: as Python objects lists of hits are ten times as large, images copies."""
+    for batch in batches:
+        for start in range(0, len(batch), at_once):
+            yield from batch.slice(start, at_once).to_pylist()
 
 
 def failure(error: RowError) -> dict[str, str]:

@@ -35,8 +35,8 @@ from sd_assets.storage.shards import (
     SHARD_FILE,
     RowIndex,
     Shard,
+    ShardFile,
     index_bytes,
-    parquet_bytes,
     parsed_errors,
     parsed_index,
     sha256,
@@ -269,12 +269,14 @@ class Area:
 
     # --- shards --------------------------------------------------------------------------------------------------
 
-    def put_shard(self, rows: pa.Table, index: RowIndex, schema: TableSchema) -> Shard:
+    def put_shard(self, file: ShardFile, index: RowIndex, schema: TableSchema) -> Shard:
         """Write a shard that no version has yet."""
+        if file.rows != len(index):
+            raise TableError(f"{self.uri}: a shard of {file.rows} rows has an index of {len(index)}")
         name = shard_name(index, schema)
-        data = parquet_bytes(rows, schema)
-        self.files.put(f"{self._hidden}/shards/{name}.parquet", data)
-        return Shard(name, len(index), data.size, sha256(data), self.put_index(index))
+        data = file.finish()
+        self.files.put(f"{self._hidden}/shards/{name}.parquet", *data)
+        return Shard(name, len(index), sum(map(len, data)), sha256(*data), self.put_index(index))
 
     @staticmethod
     def index_name(index: RowIndex) -> str:

@@ -22,8 +22,8 @@ class Files(Protocol):
 
     uri: str
 
-    def put(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Write a file whole, over whatever was there."""
+    def put(self, path: str, *data: bytes | pa.Buffer) -> None:
+        """Write a file whole, of one or more pieces, over whatever was there."""
 
     def create(self, path: str, data: bytes | pa.Buffer) -> bool:
         """Write a file whole if there is none: False, and nothing done, if there is."""
@@ -58,8 +58,8 @@ class LocalFiles:
         self._temporary = self._base / "_sd_assets" / "tmp"
         self.uri = str(self._base)
 
-    def put(self, path: str, data: bytes | pa.Buffer) -> None:
-        temporary = self._written(data)
+    def put(self, path: str, *data: bytes | pa.Buffer) -> None:
+        temporary = self._written(*data)
         Path.replace(temporary, self._parent_made(path))
 
     def create(self, path: str, data: bytes | pa.Buffer) -> bool:
@@ -112,13 +112,13 @@ class LocalFiles:
             if age > older_than_s:
                 (self._temporary / name).unlink(missing_ok=True)
 
-    def _written(self, data: bytes | pa.Buffer) -> Path:
+    def _written(self, *data: bytes | pa.Buffer) -> Path:
         """A new temporary file that holds `data` durably."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         path = self._temporary / uuid.uuid4().hex
         try:
             with path.open("xb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -149,8 +149,8 @@ class S3Files:
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
         self.uri = uri.rstrip("/")
 
-    def put(self, path: str, data: bytes | pa.Buffer) -> None:
-        self._client.put_object(**self._at(path), Body=bytes(data))
+    def put(self, path: str, *data: bytes | pa.Buffer) -> None:
+        self._client.put_object(**self._at(path), Body=b"".join(data))
 
     def create(self, path: str, data: bytes | pa.Buffer) -> bool:
         while True:

@@ -5,6 +5,7 @@ give equal shards, and a row more or less changes the shard it is in and at most
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 
 # Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
-MAX_SHARD_BYTES = 4 * SHARD_BYTES
+MAX_SHARD_BYTES = 2 * SHARD_BYTES
 MAX_ROW_GROUP_BYTES = 4 * 1024 * 1024
 
 # One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
@@ -184,25 +185,79 @@ def data_version(index: RowIndex) -> str:
     return joined([index["content"][order].tobytes()]).hex()
 
 
-def parquet_bytes(rows: pa.Table, schema: TableSchema) -> pa.Buffer:
-    """The rows as a Parquet file. Images are compressed already: zstd is for the other columns."""
-    binary = {field.name for field in schema.arrow if pa.types.is_binary(field.type)}
-    leaves = _leaves(schema.arrow)
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        schema.arrow,
-        compression={path: "none" if path in binary else "zstd" for path in leaves},
-        use_dictionary=[path for path in leaves if path not in binary and path not in schema.key],
-        write_statistics=[path for path in leaves if path not in binary],
-    ) as writer:
+class ShardFile:
+    """A shard's Parquet file while it is made: finished row groups are held as bytes, and the rows of one more.
+
+    Row groups end where the rows and their sizes say so, whatever the pieces that they came in: equal rows give equal
+    files.
+
+    Attributes:
+        rows: that were added.
+    """
+
+    def __init__(self, schema: TableSchema) -> None:
+        self._schema = schema
+        self.rows = 0
+        self._group: list[pa.Table] = []
+        self._group_rows = 0
+        self._group_bytes = 0
+        self._sink = _Pieces()
+        binary = {field.name for field in schema.arrow if pa.types.is_binary(field.type)}
+        leaves = _leaves(schema.arrow)
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            schema.arrow,
+            # Images are compressed already: zstd is for the other columns.
+            compression={path: "none" if path in binary else "zstd" for path in leaves},
+            use_dictionary=[path for path in leaves if path not in binary and path not in schema.key],
+            write_statistics=[path for path in leaves if path not in binary],
+        )
+
+    def add(self, rows: pa.Table, sizes: Iterable[int]) -> None:
+        """The next rows, and the bytes of each, about."""
+        start = 0
+        for end, size in enumerate(sizes, 1):
+            self._group_rows += 1
+            self._group_bytes += size
+            if self._group_rows >= self._schema.row_group_rows or self._group_bytes >= MAX_ROW_GROUP_BYTES:
+                self._group.append(rows.slice(start, end - start))
+                self._end_group()
+                start = end
+        if start < len(rows):
+            self._group.append(rows.slice(start))
+        self.rows += len(rows)
+
+    def finish(self) -> list[bytes]:
+        """The file, in pieces. Nothing can be added any more."""
         # `datasets` fails on a row group without rows, and reads a file without row groups as what it is: empty.
-        if rows.num_rows:
-            mean = rows.nbytes // rows.num_rows + 1
-            writer.write_table(
-                rows, row_group_size=max(1, min(schema.row_group_rows, MAX_ROW_GROUP_BYTES // mean))
-            )
-    return sink.getvalue()
+        if self._group:
+            self._end_group()
+        self._writer.close()
+        return self._sink.pieces
+
+    def _end_group(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._group), row_group_size=self._group_rows)
+        self._group = []
+        self._group_rows = self._group_bytes = 0
+
+
+class _Pieces(io.RawIOBase):
+    """A file in memory that does not move what it holds, as `BytesIO` does: that takes twice its size."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self._bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.pieces.append(bytes(data))
+        self._bytes += len(self.pieces[-1])
+        return len(self.pieces[-1])
+
+    def tell(self) -> int:
+        return self._bytes
 
 
 @cache
@@ -250,15 +305,20 @@ def parsed_errors(data: bytes) -> npt.NDArray[np.bytes_]:
     return np.array(_codes(codes), dtype=ROW["error"])
 
 
-def sha256(data: bytes | pa.Buffer) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sha256(*data: bytes | pa.Buffer) -> str:
+    """Of pieces as if they were joined; hex."""
+    digest = hashlib.sha256()
+    for piece in data:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a shard, a row group at a time."""
     parquet = pq.ParquetFile(file)
     for group in range(parquet.num_row_groups):
-        yield from parquet.read_row_group(group, columns=columns).to_batches()
+        # Not in Arrow's threads: the allocator keeps a store of memory for each.
+        yield from parquet.read_row_group(group, columns=columns, use_threads=False).to_batches()
 
 
 def take_rows(
@@ -274,7 +334,11 @@ def take_rows(
         end = start + parquet.metadata.row_group(group).num_rows
         inside = wanted[(wanted >= start) & (wanted < end)]
         if len(inside):
-            pieces.append(parquet.read_row_group(group, columns=columns).take(pa.array(inside - start)))
+            pieces.append(
+                parquet.read_row_group(group, columns=columns, use_threads=False).take(
+                    pa.array(inside - start)
+                )
+            )
         start = end
     back = np.empty(len(rows), dtype=np.int64)
     back[order] = np.arange(len(rows))

@@ -24,11 +24,13 @@ from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.area import Area, Lease, Manifest
 from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.memory import release_freed, use_system_allocator
 from sd_assets.storage.shards import (
     ROW,
     Cutter,
     RowIndex,
     Shard,
+    ShardFile,
     conformed,
     data_version,
     gather,
@@ -43,6 +45,10 @@ _log = logging.getLogger(__name__)
 
 # Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
 FLUSH_SECONDS = 5.0
+# Instead of the number of a row at hand: it is being computed.
+_PENDING = -1
+# Rows at hand that are put together in memory at once, about.
+GATHER_BYTES = 4 * 1024 * 1024
 
 
 class Place(Enum):
@@ -83,19 +89,21 @@ class Staging:
         self._run_id = run_id
         self._plan = bytearray()
         self._keys: set[bytes] = set()
-        self._pending: set[bytes] = set()
         self._duplicates = 0
         self._reused = 0
         # Every row at hand: its index record, the shard it lies in, and its place there.
         self._shards: list[Shard] = []
         self._indices: list[RowIndex] = []
         self._rows_at_hand = 0
+        # By work key the number of the row at hand; _PENDING until it is.
         self._by_work: dict[bytes, int] = {}
         self._own: list[Shard] = []
-        self._buffer: list[pa.RecordBatch] = []
-        self._buffer_index: list[RowIndex] = []
+        # Added rows that no shard holds yet.
+        self._file = ShardFile(schema)
+        self._file_index: list[RowIndex] = []
         self._cutter = Cutter(schema)
         self._flushed_at = time.monotonic()
+        use_system_allocator()
         self._lease = area.lease(run_id)
         try:
             self._base = area.latest()
@@ -107,6 +115,7 @@ class Staging:
                     self._take_over(shard, judge)
             for shard in self._base.shards if self._base else ():
                 self._take_over(shard, judge)
+            self._taken_over = self._rows_at_hand
         except BaseException:
             self._lease.close()
             raise
@@ -127,13 +136,14 @@ class Staging:
                 return Place.DUPLICATE
             self._keys.add(key)
         self._plan += work
-        if work in self._pending:
+        row = self._by_work.get(work)
+        if row is None:
+            self._by_work[work] = _PENDING
+            return Place.NEW
+        if row == _PENDING or row >= self._taken_over:
             return Place.PENDING
-        if work in self._by_work:
-            self._reused += 1
-            return Place.REUSED
-        self._pending.add(work)
-        return Place.NEW
+        self._reused += 1
+        return Place.REUSED
 
     def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
         """Finished rows: the digests of the keys they must have, in order, and their work keys.
@@ -200,20 +210,22 @@ class Staging:
             TableError: a row that was placed has not been added, or the counts do not add up.
         """
         self._flush()
-        works = np.frombuffer(bytes(self._plan), dtype=f"V{DIGEST_BYTES}").tolist()
-        missing = sum(work not in self._by_work for work in works)
+        plan = bytes(self._plan)
+        works = (plan[start : start + DIGEST_BYTES] for start in range(0, len(plan), DIGEST_BYTES))
+        positions = np.fromiter((self._by_work[work] for work in works), np.int64)
+        missing = int((positions == _PENDING).sum())
         if missing:
             raise TableError(
-                f"table {self._schema.name}: the stage answered nothing for {missing} of {len(works)} rows"
+                f"table {self._schema.name}: the stage answered nothing for {missing} of {len(positions)} rows"
             )
-        positions = np.array([self._by_work[work] for work in works], dtype=np.int64)
         index = np.concatenate(self._indices) if self._indices else np.empty(0, ROW)
         planned = index[positions]
         starts = np.cumsum([0, *(len(part) for part in self._indices)])
-        shards = tuple(
-            self._written(planned[start:end], partial(self._gathered, positions[start:end], starts))
-            for start, end in self._cuts(planned)
-        )
+        shards = []
+        for start, end in self._cuts(planned):
+            gathered = partial(self._gathered, planned[start:end], positions[start:end], starts)
+            shards.append(self._written(planned[start:end], gathered))
+            release_freed()
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
         rows, size = total(shards)
         duplicates = self._duplicates + rows_duplicate
@@ -238,7 +250,7 @@ class Staging:
         return Staged(
             self._area,
             self._base,
-            shards,
+            tuple(shards),
             version,
             self._run_id,
             report,
@@ -275,25 +287,26 @@ class Staging:
 
     def _hold(self, rows: pa.RecordBatch, index: RowIndex) -> None:
         if len(index):
-            self._buffer.append(rows)
-            self._buffer_index.append(index)
+            self._file.add(pa.Table.from_batches([rows]), index["size"].tolist())
+            self._file_index.append(index)
 
     def _flush(self) -> None:
-        """Keep the buffered rows as a shard of work in progress."""
+        """Keep what `_hold` got as a shard of work in progress."""
         self._flushed_at = time.monotonic()
-        if not self._buffer:
+        if not self._file_index:
             return
-        index = np.concatenate(self._buffer_index)
-        shard = self._written(index, lambda: pa.Table.from_batches(self._buffer))
+        index = np.concatenate(self._file_index)
+        shard = self._written(index, lambda: self._file)
         self._area.record_wip(self._run_id, shard)
         self._register(shard, index)
-        self._buffer, self._buffer_index = [], []
+        self._file, self._file_index = ShardFile(self._schema), []
+        release_freed()
 
-    def _written(self, index: RowIndex, rows: Callable[[], pa.Table]) -> Shard:
+    def _written(self, index: RowIndex, file: Callable[[], ShardFile]) -> Shard:
         """The shard of these rows; only what of it is not there yet is written."""
         known = self._named.get(shard_name(index, self._schema))
         if known is None:
-            shard = self._area.put_shard(rows(), index, self._schema)
+            shard = self._area.put_shard(file(), index, self._schema)
         elif known.index == self._area.index_name(index):
             return known
         else:
@@ -311,11 +324,20 @@ class Staging:
             ends.append(len(planned))
         return list(zip([0, *ends], ends, strict=False))
 
-    def _gathered(self, positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> pa.Table:
-        """Rows at hand, from wherever they lie, in this order."""
-        if not len(positions):
-            return self._schema.arrow.empty_table()
-        return gather(lambda number: self._area.open_shard(self._shards[number]), starts, positions)
+    def _gathered(
+        self, index: RowIndex, positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    ) -> ShardFile:
+        """A shard of rows at hand, from wherever they lie, in this order; few of them are in memory at a time."""
+        file = ShardFile(self._schema)
+        part_of = np.cumsum(index["size"], dtype=np.int64) // GATHER_BYTES
+        ends = [*np.flatnonzero(np.diff(part_of)) + 1, len(index)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            if start < end:
+                rows = gather(
+                    lambda number: self._area.open_shard(self._shards[number]), starts, positions[start:end]
+                )
+                file.add(rows, index["size"][start:end].tolist())
+        return file
 
 
 @dataclass(frozen=True)

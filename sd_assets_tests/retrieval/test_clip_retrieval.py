@@ -136,8 +136,8 @@ def service(
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(30)
+        process.kill()
+        process.wait()
         print(log.read_text())
 
 
