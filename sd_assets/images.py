@@ -205,6 +205,8 @@ def _sniff(data: bytes) -> str:
         brands = data[8 : max(16, min(int.from_bytes(data[:4], "big"), 256))]
         if any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4)):
             return "avif"
+        if brands[:4] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+            raise RowError(ErrorCode.NOT_AN_IMAGE, "HEIC is not read: convert it to JPEG, PNG or WebP")
     raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content begins with {data[:24]!r}")
 
 

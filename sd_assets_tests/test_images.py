@@ -365,3 +365,9 @@ print("done")
         timeout=120,
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "done\n", "")
+
+
+def test_heic_is_named() -> None:
+    with pytest.raises(RowError, match="HEIC is not read: convert it") as caught:
+        inspect(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(64))
+    assert caught.value.code is ErrorCode.NOT_AN_IMAGE

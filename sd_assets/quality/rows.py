@@ -61,6 +61,7 @@ def judge_failures(table: Table, name: str, limits: Mapping[str, float]) -> Iter
     shares = {code: count / rows if rows else 0.0 for code, count in counted.items()}
     beyond = [code for code, limit in limits.items() if shares.get(code, 0.0) > limit]
     worst = ", ".join(f"{code} {count}" for code, count in codes.most_common(5)) or "none"
+    worst += ", ..." if len(codes) > 5 else ""
     said = f"{counted[TOTAL]} of {rows} rows failed ({worst})"
     if beyond:
         broken = "; ".join(

@@ -87,8 +87,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             f"{area.folder}: {ok} ok, {failed} failed, {reused} reused; version {manifest.version}"
         )
         if failed > ok:
-            worst = sorted(staged.report["failures"].items(), key=lambda item: -item[1])[:3]
-            named = ", ".join(f"{code} {count}" for code, count in worst)
+            worst = sorted(staged.report["failures"].items(), key=lambda item: -item[1])
+            named = ", ".join(f"{code} {count}" for code, count in worst[:3])
+            named += ", ..." if len(worst) > 3 else ""
             context.log.warning(f"{area.folder}: most rows failed ({named}); their error_detail says more")
         context.add_output_metadata({"version": manifest.version, "dagster/uri": area.uri})
 

@@ -79,13 +79,13 @@ def test_from_the_command_line(world: World, tmp_path: Path) -> None:
         assert world.base_url in process.stdout.readline()
         assert ask(world.port, IDENTITY_PATH).status == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-    idle = subprocess.run([*command, str(world.folder), "--idle", "0.2"], capture_output=True, timeout=20)
+    idle = subprocess.run([*command, str(world.folder), "--idle", "0.2"], capture_output=True, timeout=60)
     assert idle.returncode == 0
     nothing = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=20)
     assert nothing.returncode == 1
