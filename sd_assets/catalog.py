@@ -175,6 +175,14 @@ def _entries(
         merged = _merged(defaults, value)
         entry, wrong = _checked(SeedDataset, merged)
         wrong += [it for it in _wrong_as_a_whole(merged, sections["indices"]) if it not in wrong]
+        if (
+            entry is not None
+            and (model := entry.captioner.model).count("/") > 1
+            and not _is_local(model, base)
+        ):
+            wrong.append(
+                ("captioner.model", f"there is no such folder, and a Hub id is org/model; got {shown(model)}")
+            )
         # What is wrong in the defaults is said there, once, whatever entries it is merged into.
         shared |= {mistake: None for mistake in wrong if _is_inherited(mistake[0], defaults, value)}
         own += _lines(where, [mistake for mistake in wrong if mistake not in shared])
@@ -351,6 +359,11 @@ def _resolved(
     return index
 
 
+def _is_local(model: str, base: Path) -> bool:
+    """Whether a captioner is named by a folder: what starts with a dot or a slash, or is there. A Hub id is `org/model`."""
+    return model.startswith((".", "/", "~", "${")) or (base / model).is_dir()
+
+
 def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
     """The entry with every local path absolute."""
     update: dict[str, Any] = {}
@@ -362,8 +375,7 @@ def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
     prefix, _, folder = entry.clip.model.partition("local-dir:")
     if not prefix and folder:
         update["clip"] = entry.clip.model_copy(update={"model": f"local-dir:{_resolve(base, folder)}"})
-    # A Hub id is `name` or `org/name`; what starts with a dot or a slash, or is there, is a folder.
     captioner = entry.captioner.model
-    if captioner.startswith((".", "/", "~")) or (base / captioner).is_dir():
+    if _is_local(captioner, base):
         update["captioner"] = entry.captioner.model_copy(update={"model": _resolve(base, captioner)})
     return entry.model_copy(update=update)

@@ -447,3 +447,17 @@ def test_a_message_names_the_variable_and_not_its_value(
     assert "seed_datasets.rooms.download.quality: must be a whole number" in message
     assert "${MY_SECRET}" in message
     assert secret[:20] not in message.replace("seed_datasets.rooms.", "")
+
+
+def test_a_captioner_that_is_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    path.write_text(
+        "indices: {laion: {kind: faiss, path: x}}\n"
+        "seed_datasets: {rooms: {prompts: {texts: [a]}, clip: {model: a, pretrained: b}, captioner: {model: models/my/blipp}}}"
+    )
+    with pytest.raises(
+        CatalogError, match=r"rooms.captioner.model: there is no such folder, and a Hub id is org/model"
+    ):
+        catalog.load(path)
+    (tmp_path / "models/my/blipp").mkdir(parents=True)
+    assert catalog.load(path).entry("rooms").captioner.model == str(tmp_path / "models/my/blipp")
