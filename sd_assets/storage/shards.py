@@ -25,7 +25,7 @@ from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 # Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
 MAX_SHARD_BYTES = 2 * SHARD_BYTES
-MAX_ROW_GROUP_BYTES = 4 * 1024 * 1024
+MAX_ROW_GROUP_BYTES = 2 * 1024 * 1024
 
 # One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
 # size in bytes (about) and its error code, empty if it is ok.
@@ -334,15 +334,22 @@ def take_rows(
         end = start + parquet.metadata.row_group(group).num_rows
         inside = wanted[(wanted >= start) & (wanted < end)]
         if len(inside):
-            pieces.append(
-                parquet.read_row_group(group, columns=columns, use_threads=False).take(
-                    pa.array(inside - start)
-                )
-            )
+            rows_of_group = parquet.read_row_group(group, columns=columns, use_threads=False)
+            pieces.append(_taken(rows_of_group, inside - start))
         start = end
-    back = np.empty(len(rows), dtype=np.int64)
-    back[order] = np.arange(len(rows))
-    return pa.concat_tables(pieces).take(pa.array(back))
+    return _put_back(pieces, order)
+
+
+def _taken(rows: pa.Table, wanted: npt.NDArray[np.int64]) -> pa.Table:
+    """`take`, but all rows in their order are not copied."""
+    return rows if np.array_equal(wanted, np.arange(len(rows))) else rows.take(pa.array(wanted))
+
+
+def _put_back(pieces: Sequence[pa.Table], order: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows of all pieces; row i of them goes to the place order[i]."""
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return _taken(pa.concat_tables(pieces), back)
 
 
 def gather(
@@ -366,9 +373,7 @@ def gather(
         with open_shard(int(number)) as file:
             pieces.append(take_rows(file, rows[chosen] - starts[number], columns))
         order.append(chosen)
-    back = np.empty(len(rows), dtype=np.int64)
-    back[np.concatenate(order)] = np.arange(len(rows))
-    return pa.concat_tables(pieces).take(pa.array(back))
+    return _put_back(pieces, np.concatenate(order))
 
 
 def total(shards: Iterable[Shard]) -> tuple[int, int]:

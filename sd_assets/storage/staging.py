@@ -45,10 +45,12 @@ _log = logging.getLogger(__name__)
 
 # Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
 FLUSH_SECONDS = 5.0
+# What was freed goes back to the system so often, at least.
+RELEASE_SECONDS = 0.5
 # Instead of the number of a row at hand: it is being computed.
 _PENDING = -1
 # Rows at hand that are put together in memory at once, about.
-GATHER_BYTES = 4 * 1024 * 1024
+GATHER_BYTES = 2 * 1024 * 1024
 
 
 class Place(Enum):
@@ -102,7 +104,7 @@ class Staging:
         self._file = ShardFile(schema)
         self._file_index: list[RowIndex] = []
         self._cutter = Cutter(schema)
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self._released_at = time.monotonic()
         use_system_allocator()
         self._lease = area.lease(run_id)
         try:
@@ -171,6 +173,8 @@ class Staging:
         self._hold(batch.slice(start), index[start:])
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self._flush()
+        elif time.monotonic() - self._released_at > RELEASE_SECONDS:
+            self._release()
 
     def add_and_place(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Rows that are finished from the start, in order: a reduction, or a table that a user's asset returns.
@@ -225,7 +229,7 @@ class Staging:
         for start, end in self._cuts(planned):
             gathered = partial(self._gathered, planned[start:end], positions[start:end], starts)
             shards.append(self._written(planned[start:end], gathered))
-            release_freed()
+            self._release()
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
         rows, size = total(shards)
         duplicates = self._duplicates + rows_duplicate
@@ -300,7 +304,11 @@ class Staging:
         self._area.record_wip(self._run_id, shard)
         self._register(shard, index)
         self._file, self._file_index = ShardFile(self._schema), []
+        self._release()
+
+    def _release(self) -> None:
         release_freed()
+        self._released_at = time.monotonic()
 
     def _written(self, index: RowIndex, file: Callable[[], ShardFile]) -> Shard:
         """The shard of these rows; only what of it is not there yet is written."""
