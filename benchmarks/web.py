@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,13 +16,10 @@ _COMMENT = b"\xff\xfe"
 def serving(folder: Path) -> Iterator[str]:
     """Serve the JPEGs of a folder while the block runs; yields the address that their names follow."""
     command = [sys.executable, "-m", "benchmarks.web", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        # Leaving closes its standard input, which ends it; so does our own end, whatever that is.
         yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def commented(jpeg: bytes, comment: str) -> bytes:
@@ -53,14 +51,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256
+    block_on_close = False  # connections that a client keeps open end with the process
 
 
 def main() -> None:
-    """Serve the folder that the command line names, until terminated."""
+    """Serve the folder that the command line names, until standard input ends."""
     _Handler.folder = Path(sys.argv[1])
     with _Server(("127.0.0.1", 0), _Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
+        sys.stdin.read()
+        server.shutdown()
 
 
 if __name__ == "__main__":

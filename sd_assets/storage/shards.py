@@ -236,7 +236,9 @@ class ShardFile:
         return self._sink.pieces
 
     def _end_group(self) -> None:
-        self._writer.write_table(pa.concat_tables(self._group), row_group_size=self._group_rows)
+        # In one chunk: a page of the file ends with a chunk.
+        rows = pa.concat_tables(self._group).combine_chunks()
+        self._writer.write_table(rows, row_group_size=self._group_rows)
         self._group = []
         self._group_rows = self._group_bytes = 0
 
