@@ -19,4 +19,4 @@ def downloaded_images(
 ) -> dg.MaterializeResult[Staged]:
     """The image behind every URL, judged and resized, or why it could not be had."""
     stage = DownloadStage(catalog.entry(context.partition_key).download)
-    return compute.run(context, stage, url_rows(retrieved_image_urls))
+    return compute.run(context, stage, url_rows(retrieved_image_urls), made_from=[retrieved_image_urls])

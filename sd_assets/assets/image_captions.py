@@ -28,5 +28,5 @@ def image_captions(
         context,
         CaptionStage(model),
         image_batches(seed_images, downloaded_images),
-        images=[seed_images, downloaded_images],
+        made_from=[seed_images, downloaded_images],
     )

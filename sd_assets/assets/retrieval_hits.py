@@ -21,4 +21,9 @@ def retrieval_hits(
     """For every seed, the images of the kNN index that are most like it."""
     settings = catalog.entry(context.partition_key).retrieval
     index = open_index(settings.index, catalog.index(settings.index), settings)
-    return compute.run(context, RetrieveStage(index, settings), embedding_batches(seed_embeddings))
+    return compute.run(
+        context,
+        RetrieveStage(index, settings),
+        embedding_batches(seed_embeddings),
+        made_from=[seed_embeddings],
+    )

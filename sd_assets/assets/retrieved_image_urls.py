@@ -17,4 +17,5 @@ def retrieved_image_urls(
 ) -> dg.MaterializeResult[Staged]:
     """The retrieved URLs, each once, with the queries that found it."""
     counts = InputCounts()
-    return compute.write(context, RETRIEVED_IMAGE_URLS, url_batches(retrieval_hits, counts), counts)
+    rows = url_batches(retrieval_hits, counts)
+    return compute.write(context, RETRIEVED_IMAGE_URLS, rows, counts, made_from=[VERSION, retrieval_hits])

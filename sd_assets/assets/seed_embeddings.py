@@ -26,4 +26,5 @@ def seed_embeddings(
     # Nothing is asked of the index yet; but that its URL or path cannot be is known here, before the embedding is paid.
     open_index(entry.retrieval.index, catalog.index(entry.retrieval.index), entry.retrieval)
     encoder = clip.encoder(entry.clip)
-    return compute.run(context, EmbedStage(encoder), query_batches(seed_images, seed_prompts))
+    rows = query_batches(seed_images, seed_prompts)
+    return compute.run(context, EmbedStage(encoder), rows, made_from=[seed_images, seed_prompts])

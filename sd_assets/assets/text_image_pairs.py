@@ -4,14 +4,12 @@ import dagster as dg
 
 from sd_assets.assets.common import seed_asset
 from sd_assets.resources.compute import ComputeResource
-from sd_assets.schemas import TEXT_IMAGE_PAIRS
-from sd_assets.stages.pairs import VERSION, pair_batches
-from sd_assets.stages.stage import InputCounts
+from sd_assets.stages.pairs import PairStage, pair_rows
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("dataset", VERSION)
+@seed_asset("dataset", PairStage.version)
 def text_image_pairs(
     context: dg.AssetExecutionContext,
     seed_images: Table,
@@ -21,6 +19,5 @@ def text_image_pairs(
     compute: ComputeResource,
 ) -> dg.MaterializeResult[Staged]:
     """The dataset one trains on: every distinct image that has a caption."""
-    counts = InputCounts()
-    rows = pair_batches(seed_images, retrieved_image_urls, downloaded_images, image_captions, counts)
-    return compute.write(context, TEXT_IMAGE_PAIRS, rows, counts)
+    tables = (seed_images, retrieved_image_urls, downloaded_images, image_captions)
+    return compute.run(context, PairStage(), pair_rows(*tables), made_from=tables)

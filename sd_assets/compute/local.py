@@ -1,19 +1,24 @@
 """A stage in this process: reading ahead, preparing in threads, writing behind, so that the model never waits."""
 
+import itertools
+import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
 from sd_assets.storage.area import Area
-from sd_assets.storage.digests import row_digests
+from sd_assets.storage.digests import joined, row_digests
+from sd_assets.storage.rows import Rows
 from sd_assets.storage.staging import Place, Staged, Staging, null_keys
+from sd_assets.storage.table import Table
 
 Log = Callable[[str], None]
 # Between two lines of progress; more often would freeze the page of a run.
@@ -36,11 +41,15 @@ class _Work(NamedTuple):
     works: list[bytes]
     prepared: Any = None
 
-    def cut(self, start: int, stop: int) -> "_Work":
-        return _Work(self.rows.slice(start, stop - start), self.keys[start:stop], self.works[start:stop])
 
-
-def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: str, log: Log) -> Staged:
+def run_stage(
+    stage: Stage,
+    rows: Iterable[pa.RecordBatch | Rows],
+    area: Area,
+    run_id: str,
+    log: Log,
+    made_from: Sequence[Table | str] = (),
+) -> Staged:
     """Compute what is missing of a partition's next version.
 
     Args:
@@ -49,13 +58,18 @@ def run_stage(stage: Stage, rows: Iterable[pa.RecordBatch], area: Area, run_id: 
         area: of the partition.
         run_id: of this run; unique.
         log: for a line of progress now and then.
+        made_from: all that `rows` depends on: tables, and texts that name the rest. If that, and the stage, are what they
+            were in the last run, and the stage's judge has nothing to look at again, the version stays as it is, and
+            `rows` is not read. Empty: only reading tells.
 
     Raises:
         TableError: the stage broke its contract; or the storage could not be written.
         Whatever the stage raises; what was finished before is kept for the next run.
     """
     started = time.monotonic()
-    staging = Staging(area, stage.schema, run_id, stage.judge)
+    staging = Staging(area, stage.schema, run_id, stage.judge, _basis(stage.fingerprint(), made_from))
+    if staging.is_current:
+        return _kept(staging, {"rows_computed": 0, **stage.facts()}, started)
     reader = _Reader(stage, rows, staging)
     computed = 0
     logged = started
@@ -98,6 +112,7 @@ def write_rows(
     area: Area,
     run_id: str,
     counts: InputCounts | None = None,
+    made_from: Sequence[Table | str] = (),
 ) -> Staged:
     """The next version of a table whose rows are ready: a reduction, or what a user's own asset returns.
 
@@ -107,9 +122,12 @@ def write_rows(
         area: of the partition.
         run_id: of this run; unique.
         counts: what `rows` fills while it is read.
+        made_from: see `run_stage`; one of the texts is the version of what makes the rows.
     """
     started = time.monotonic()
-    staging = Staging(area, schema, run_id)
+    staging = Staging(area, schema, run_id, basis=_basis(schema.digest(), made_from))
+    if staging.is_current:
+        return _kept(staging, {}, started)
     counts = counts or InputCounts()
     placed = 0
     try:
@@ -118,6 +136,23 @@ def write_rows(
             placed += len(batch)
         rows_in = counts.rows or placed
         staged = staging.finish(rows_in, rows_duplicate=counts.duplicates, rows_skipped=counts.skipped)
+    except BaseException:
+        staging.abandon()
+        raise
+    _time(staged, started)
+    return staged
+
+
+def _basis(fingerprint: bytes, made_from: Sequence[Table | str]) -> str | None:
+    if not made_from:
+        return None
+    names = [it.identity if isinstance(it, Table) else it for it in made_from]
+    return joined([fingerprint, json.dumps(names).encode()]).hex()
+
+
+def _kept(staging: Staging, facts: dict[str, Any], started: float) -> Staged:
+    try:
+        staged = staging.keep(facts)
     except BaseException:
         staging.abandon()
         raise
@@ -134,7 +169,7 @@ def _time(staged: Staged, started: float) -> None:
 class _Reader:
     """Reads the input, tells the staging of every row, and hands on the rows that have to be computed."""
 
-    def __init__(self, stage: Stage, rows: Iterable[pa.RecordBatch], staging: Staging) -> None:
+    def __init__(self, stage: Stage, rows: Iterable[pa.RecordBatch | Rows], staging: Staging) -> None:
         self._stage = stage
         self._input = rows
         self._staging = staging
@@ -147,47 +182,58 @@ class _Reader:
         held: list[_Work] = []
         room = self._stage.batch_rows
         for batch in self._input:
-            work = self._new_rows(batch)
-            if work.keys and not self.opened:
+            rows = batch if isinstance(batch, Rows) else Rows(batch)
+            new = self._new_rows(rows)
+            if new and not self.opened:
                 # Here and not earlier: a refresh of what has not changed loads no model.
                 self._stage.open()
                 self.opened = True
-            while work.keys:
-                held.append(work.cut(0, room))
-                work = work.cut(room, len(work.keys))
-                room -= len(held[-1].keys)
+            while new:
+                now, new = new[:room], new[room:]
+                places, keys, works = map(list, zip(*now, strict=True))
+                held.append(_Work(rows.take(places), keys, works))
+                room -= len(now)
                 if not room or sum(part.rows.nbytes for part in held) > MAX_BATCH_BYTES:
                     yield _joined(held)
                     held, room = [], self._stage.batch_rows
         if held:
             yield _joined(held)
 
-    def _new_rows(self, batch: pa.RecordBatch) -> _Work:
+    def _new_rows(self, rows: Rows) -> list[tuple[int, bytes, bytes]]:
+        """Of the rows to compute the number, the digest of the key, and the work key."""
         schema = self._stage.schema
-        self.rows += len(batch)
-        if "error" in batch.schema.names:
-            good = batch.filter(batch.column("error").is_null())
-            self.skipped += len(batch) - len(good)
-            batch = good
-        keys = row_digests(batch, schema.key)
-        nulls = null_keys(batch, schema)
-        works = self._work_keys(batch, nulls)
-        new = [
-            row
-            for row, (key, null, work) in enumerate(zip(keys, nulls, works, strict=True))
-            if self._staging.place(None if null else key, work) is Place.NEW
-        ]
-        return _Work(
-            batch.take(pa.array(new, pa.int64())), [keys[row] for row in new], [works[row] for row in new]
+        known = rows.known
+        keys = row_digests(known, schema.key)
+        nulls = null_keys(known, schema)
+        works = self._work_keys(rows, nulls)
+        failed = (
+            known.column("error").is_valid().to_pylist()
+            if "error" in known.schema.names
+            else itertools.repeat(False)
         )
+        new = []
+        for row, (key, null, work, skip) in enumerate(zip(keys, nulls, works, failed, strict=False)):
+            if skip:
+                self.skipped += 1
+            elif self._staging.place(None if null else key, work) is Place.NEW:
+                new.append((row, key, work))
+        self.rows += len(known)
+        return new
 
-    def _work_keys(self, batch: pa.RecordBatch, nulls: list[bool]) -> list[bytes]:
+    def _work_keys(self, rows: Rows, nulls: list[bool]) -> list[bytes]:
         salt = self._stage.fingerprint()
-        works = row_digests(batch, (*self._stage.schema.key, *self._stage.reads), salt=salt)
+        reads = [name for name in self._stage.reads if name not in rows.lazy]
+        works = row_digests(rows.known, (*self._stage.schema.key, *reads), salt=salt)
+        if len(reads) < len(self._stage.reads):
+            if rows.digests is None:
+                raise TableError(
+                    f"table {self._stage.schema.name}: the stage reads {', '.join(rows.lazy)}, and its input has no digests of it"
+                )
+            works = [joined(pair) for pair in zip(works, rows.digests, strict=True)]
         if not any(nulls):
             return works
         # Rows without a key are told apart by all that the input says of them.
-        whole = row_digests(batch, batch.schema.names, salt=salt)
+        whole = row_digests(rows.known, rows.known.schema.names, salt=salt)
         return [
             all_of_it if null else work for null, all_of_it, work in zip(nulls, whole, works, strict=True)
         ]

@@ -11,6 +11,7 @@ from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
 from sd_assets.storage.area import Area
+from sd_assets.storage.rows import Rows
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
@@ -24,9 +25,9 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
         self,
         context: dg.AssetExecutionContext,
         stage: Stage,
-        rows: Iterable[pa.RecordBatch],
+        rows: Iterable[pa.RecordBatch | Rows],
         *,
-        images: Sequence[Table] = (),
+        made_from: Sequence[Table | str] = (),
     ) -> dg.MaterializeResult[Staged]:
         """Run a stage over the rows of its input that are missing from the table.
 
@@ -34,14 +35,15 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
             context: of the asset.
             stage: what to compute.
             rows: its input, all of it, in the order that the table is to have.
-            images: tables with the images that its rows speak of by `image_id`, for the contact sheet of a table that
-                holds none itself.
+            made_from: all that `rows` depends on: tables, and texts that name the rest. With it a refresh of what has not
+                changed reads no rows, and a table of captions shows the images of these tables on its contact sheet.
 
         Raises:
             SdAssetsError: see `compute.local.run_stage`.
         """
-        staged = run_stage(stage, rows, self._area(context), attempt_id(context.run.run_id), context.log.info)
-        return _result(context, staged, stage.schema, images)
+        area, run_id = self._area(context), attempt_id(context.run.run_id)
+        staged = run_stage(stage, rows, area, run_id, context.log.info, made_from)
+        return _result(context, staged, stage.schema, made_from)
 
     def write(
         self,
@@ -49,24 +51,28 @@ class ComputeResource(dg.ConfigurableResource["ComputeResource"]):
         schema: TableSchema,
         rows: Iterable[pa.RecordBatch],
         counts: InputCounts | None = None,
+        *,
+        made_from: Sequence[Table | str] = (),
     ) -> dg.MaterializeResult[Staged]:
         """Write rows that are ready: a reduction. See `compute.local.write_rows`."""
-        staged = write_rows(schema, rows, self._area(context), attempt_id(context.run.run_id), counts)
-        return _result(context, staged, schema)
+        area, run_id = self._area(context), attempt_id(context.run.run_id)
+        staged = write_rows(schema, rows, area, run_id, counts, made_from)
+        return _result(context, staged, schema, made_from)
 
     def _area(self, context: dg.AssetExecutionContext) -> Area:
         return self.storage.store().area("/".join(context.asset_key.path), context.partition_key)
 
 
 def _result(
-    context: dg.AssetExecutionContext, staged: Staged, schema: TableSchema, images: Sequence[Table] = ()
+    context: dg.AssetExecutionContext, staged: Staged, schema: TableSchema, made_from: Sequence[Table | str]
 ) -> dg.MaterializeResult[Staged]:
+    tables = [it for it in made_from if isinstance(it, Table)]
     return dg.MaterializeResult(
         value=staged,
         data_version=dg.DataVersion(staged.data_version),
         metadata={
             **report_metadata(staged),
             "dagster/column_schema": column_schema(schema),
-            **view_metadata(staged.table(), schema, images, context.log.warning),
+            **view_metadata(staged.table(), schema, tables, context.log.warning),
         },
     )

@@ -1,6 +1,7 @@
 """image_captions: what an image shows, in words: the seed's own text, or a captioner's."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from sd_assets.images import decode_rgb
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.schemas import IMAGE_CAPTIONS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
 
 # So far an image has one caption. Own texts and generated ones share the variant, so that of an image that is both a
@@ -20,7 +22,6 @@ _IMAGE_ROWS = pa.schema(
     [
         pa.field("image_id", pa.string()),
         pa.field("variant", pa.string()),
-        pa.field("image", pa.binary()),
         pa.field("text", pa.string()),
         pa.field("origin", pa.string()),
         pa.field("error", pa.string()),
@@ -86,19 +87,17 @@ class CaptionStage(Stage):
         return {"caption": caption, "model": self._captioner.identity}
 
 
-def image_batches(seed_images: Table, downloaded_images: Table) -> Iterator[pa.RecordBatch]:
+def image_batches(seed_images: Table, downloaded_images: Table) -> Iterator[Rows]:
     """Seed images, then downloaded ones, as the input of `CaptionStage`; of the same image the seed comes first."""
-    for batch in seed_images.batches(["image_id", "image", "text", "error"]):
-        identity, image, text, error = batch.columns
-        stripped = [value and value.strip() for value in text.to_pylist()]
-        yield _images(identity, image, pa.array(stripped, pa.string()), error, "seed")
-    for batch in downloaded_images.batches(["image_id", "image", "error"]):
-        identity, image, error = batch.columns
-        yield _images(identity, image, pa.nulls(len(batch), pa.string()), error, "retrieved")
+    for rows in seed_images.rows(["image_id", "image", "text", "error"]):
+        text = [value and value.strip() for value in rows.known.column("text").to_pylist()]
+        yield _images(rows, pa.array(text, pa.string()), "seed")
+    for rows in downloaded_images.rows(["image_id", "image", "error"]):
+        yield _images(rows, pa.nulls(len(rows.known), pa.string()), "retrieved")
 
 
-def _images(
-    identity: pa.Array, image: pa.Array, text: pa.Array, error: pa.Array, origin: str
-) -> pa.RecordBatch:
+def _images(rows: Rows, text: pa.Array, origin: str) -> Rows:
+    identity, error = (rows.known.column(name) for name in ("image_id", "error"))
     variants, origins = (pa.array([value] * len(identity), pa.string()) for value in (VARIANT, origin))
-    return pa.RecordBatch.from_arrays([identity, variants, image, text, origins, error], schema=_IMAGE_ROWS)
+    known = pa.RecordBatch.from_arrays([identity, variants, text, origins, error], schema=_IMAGE_ROWS)
+    return replace(rows, known=known)

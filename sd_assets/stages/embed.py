@@ -1,6 +1,7 @@
 """seed_embeddings: the CLIP embedding of every seed image and prompt."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from sd_assets.images import decode_rgb
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import SEED_EMBEDDINGS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
 
 _QUERY_ROWS = pa.schema(
     [
         pa.field("query_id", pa.string()),
         pa.field("kind", pa.string()),
-        pa.field("image", pa.binary()),
         pa.field("prompt", pa.string()),
         pa.field("error", pa.string()),
     ]
@@ -86,18 +87,20 @@ class EmbedStage(Stage):
         return {"embedding": embedding, "model": self._encoder.identity}
 
 
-def query_batches(seed_images: Table, seed_prompts: Table) -> Iterator[pa.RecordBatch]:
+def query_batches(seed_images: Table, seed_prompts: Table) -> Iterator[Rows]:
     """Seed images, then seed prompts, as the input of `EmbedStage`."""
-    for batch in seed_images.batches(["image_id", "image", "error"]):
-        identity, image, error = batch.columns
-        yield _queries("image", {"query_id": identity, "image": image, "error": error})
+    for rows in seed_images.rows(["image_id", "image", "error"]):
+        identity, error = (rows.known.column(name) for name in ("image_id", "error"))
+        yield replace(rows, known=_queries("image", identity, pa.nulls(len(identity), pa.string()), error))
     for batch in seed_prompts.batches(["prompt_id", "prompt", "error"]):
         identity, prompt, error = batch.columns
-        yield _queries("text", {"query_id": identity, "prompt": prompt, "error": error})
+        yield Rows(_queries("text", identity, prompt, error), ("image",), fetch=_no_images)
 
 
-def _queries(kind: str, columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    rows = len(columns["query_id"])
-    columns["kind"] = pa.array([kind] * rows, pa.string())
-    arrays: Sequence[pa.Array] = [columns.get(f.name, pa.nulls(rows, f.type)) for f in _QUERY_ROWS]
-    return pa.RecordBatch.from_arrays(arrays, schema=_QUERY_ROWS)
+def _queries(kind: str, identity: pa.Array, prompt: pa.Array, error: pa.Array) -> pa.RecordBatch:
+    kinds = pa.array([kind] * len(identity), pa.string())
+    return pa.RecordBatch.from_arrays([identity, kinds, prompt, error], schema=_QUERY_ROWS)
+
+
+def _no_images(places: Sequence[int]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.nulls(len(places), pa.binary())], ["image"])

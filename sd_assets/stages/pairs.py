@@ -1,34 +1,52 @@
 """text_image_pairs: what one trains on: every distinct image that has a caption, with all that is known of it."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sd_assets.errors import TableError
-from sd_assets.schemas import TEXT_IMAGE_PAIRS
-from sd_assets.stages.stage import InputCounts, each_row, rows_of
+from sd_assets.schemas import TEXT_IMAGE_PAIRS, TableSchema
+from sd_assets.stages.stage import Stage, each_row
+from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
 
-VERSION = "1"
+_IMAGE_COLUMNS = ("image_id", "image", "width", "height", "error")
+_ROWS_AT_ONCE = 16
+_URLS_AT_ONCE = 256
+_KNOWN = pa.schema([field for field in TEXT_IMAGE_PAIRS.arrow if field.name not in ("image", "error_detail")])
 
 
-def pair_batches(
-    seed_images: Table,
-    retrieved_image_urls: Table,
-    downloaded_images: Table,
-    image_captions: Table,
-    counts: InputCounts,
-) -> Iterator[pa.RecordBatch]:
-    """Rows of text_image_pairs: seeds in their order, then downloads in theirs.
+class PairStage(Stage):
+    """What is known of an image, and the image: nothing is computed, but only pairs that are new are put together."""
+
+    version = "1"
+    batch_rows = _ROWS_AT_ONCE
+    reads = tuple(name for name in TEXT_IMAGE_PAIRS.content if name not in ("image_id", "error"))
+
+    @property
+    def schema(self) -> TableSchema:
+        return TEXT_IMAGE_PAIRS
+
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        columns = [
+            rows.column(field.name) if field.name in rows.schema.names else pa.nulls(len(rows), field.type)
+            for field in TEXT_IMAGE_PAIRS.arrow
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=TEXT_IMAGE_PAIRS.arrow)
+
+
+def pair_rows(
+    seed_images: Table, retrieved_image_urls: Table, downloaded_images: Table, image_captions: Table
+) -> Iterator[Rows]:
+    """All images as the input of `PairStage`: seeds in their order, then downloads in theirs.
 
     An image that was found under several URLs has the URL, alt text, licence and similarity of the most similar, and
-    the queries of all; a seed that was found, too, has them as well, and keeps its own text. Fills `counts` as it goes:
-    the input rows are the images; those that failed at an earlier stage or have no caption are skipped, the same image
-    once more is a duplicate.
+    the queries of all; a seed that was found, too, has them as well, and keeps its own text. What failed at an earlier
+    stage, or has no caption, has an error; the same image once more is left to be found a duplicate.
 
-    Images stream; what is held are the captions, and what retrieval knows of images that occur more than once.
+    What is held are the captions, and what retrieval knows of images that occur more than once; images are not read.
     """
     captions: dict[str, list[str]] = {}
     for row in each_row(image_captions.batches(["image_id", "caption", "error"])):
@@ -36,31 +54,35 @@ def pair_batches(
             captions.setdefault(row["image_id"], []).append(row["caption"])
     several = _several(seed_images, downloaded_images)
     found: dict[str, _Found] = {}
-    for row, of_url in _with_urls(downloaded_images, retrieved_image_urls, ["image_id"]):
+    with_urls = _WithUrls(downloaded_images, retrieved_image_urls)
+    for row in each_row(downloaded_images.batches(["url_id", "image_id"])):
+        of_url = with_urls.found(row["url_id"])
         identity = row["image_id"]
         if identity in several:
             found[identity] = of_url.merged(found[identity]) if identity in found else of_url
-    images = _images(seed_images, downloaded_images, retrieved_image_urls, found)
-    while some := list(islice(images, _ROWS_AT_ONCE)):
-        kept = []
-        for row, origin, known in some:
-            counts.rows += 1
-            identity = row["image_id"]
-            if row.pop("error") is not None or identity not in captions:
-                counts.skipped += 1
-            elif not captions[identity]:  # an earlier row has taken them
-                counts.duplicates += 1
-            else:
-                texts, captions[identity] = captions[identity], []
-                facts = known._asdict() if known else {}
-                text = row.get("text") or facts.get("alt_text")
-                kept.append({**facts, **row, "text": text, "captions": texts, "origin": origin})
-        if kept:
-            yield rows_of(TEXT_IMAGE_PAIRS, kept)
+
+    def pair(row: dict[str, Any], origin: str, known: _Found | None) -> dict[str, Any]:
+        identity = row["image_id"]
+        if row["error"] is not None or identity not in captions:
+            return {"image_id": identity, "error": row["error"] or "no caption"}
+        known = found.get(identity, known)
+        facts = known._asdict() if known else {}
+        text = row.get("text") or facts.get("alt_text")
+        return {**facts, **row, "text": text, "captions": captions[identity], "origin": origin}
+
+    for rows in seed_images.rows([*_IMAGE_COLUMNS, "text"]):
+        yield _known(rows, (pair(row, "seed", None) for row in rows.known.to_pylist()))
+    with_urls = _WithUrls(downloaded_images, retrieved_image_urls)
+    for rows in downloaded_images.rows(["url_id", *_IMAGE_COLUMNS]):
+        yield _known(
+            rows, (pair(row, "retrieved", with_urls.found(row["url_id"])) for row in rows.known.to_pylist())
+        )
 
 
-_IMAGE_COLUMNS = ("image_id", "image", "width", "height", "error")
-_ROWS_AT_ONCE = 16
+def _known(rows: Rows, pairs: Iterator[dict[str, Any]]) -> Rows:
+    listed = list(pairs)
+    columns = [pa.array([row.get(field.name) for row in listed], field.type) for field in _KNOWN]
+    return replace(rows, known=pa.RecordBatch.from_arrays(columns, schema=_KNOWN))
 
 
 class _Found(NamedTuple):
@@ -88,30 +110,20 @@ def _several(seed_images: Table, downloaded_images: Table) -> set[str | None]:
     return several - {None}
 
 
-def _images(
-    seed_images: Table, downloaded_images: Table, retrieved_image_urls: Table, found: dict[str, _Found]
-) -> Iterator[tuple[dict[str, Any], str, _Found | None]]:
-    """All images in order: the row, its origin, and what retrieval knows of it."""
-    for row in each_row(seed_images.batches([*_IMAGE_COLUMNS, "text"])):
-        yield row, "seed", found.get(row["image_id"])
-    for row, known in _with_urls(downloaded_images, retrieved_image_urls, _IMAGE_COLUMNS):
-        yield row, "retrieved", found.get(row["image_id"], known)
+class _WithUrls:
+    """What retrieval knows of the URL of each download. Both tables are in the order of `url_id`, and so is who asks."""
 
+    def __init__(self, downloaded_images: Table, retrieved_image_urls: Table) -> None:
+        self._where = (downloaded_images.uri, retrieved_image_urls.uri)
+        columns = ["url_id", "url", "alt_text", "licence", "similarity", "hits"]
+        self._urls = each_row(retrieved_image_urls.batches(columns), _URLS_AT_ONCE)
 
-def _with_urls(
-    downloaded_images: Table, retrieved_image_urls: Table, columns: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], _Found]]:
-    """Downloads, and what retrieval knows of the URL of each. Both tables are in the order of `url_id`."""
-    urls = each_row(
-        retrieved_image_urls.batches(["url_id", "url", "alt_text", "licence", "similarity", "hits"])
-    )
-    for row in each_row(downloaded_images.batches(["url_id", *columns])):
-        identity = row.pop("url_id")
-        url = next((url for url in urls if url["url_id"] == identity), None)
+    def found(self, url_id: str) -> _Found:
+        url = next((url for url in self._urls if url["url_id"] == url_id), None)
         if url is None:
+            downloads, urls = self._where
             raise TableError(
-                f"{downloaded_images.uri} was made from another version of {retrieved_image_urls.uri}: "
-                "materialize downloaded_images again"
+                f"{downloads} was made from another version of {urls}: materialize downloaded_images again"
             )
         queries = sorted({hit["query_id"] for hit in url["hits"]})
-        yield row, _Found(url["url"], url["alt_text"], url["licence"], url["similarity"], queries)
+        return _Found(url["url"], url["alt_text"], url["licence"], url["similarity"], queries)

@@ -1,7 +1,8 @@
 """seed_images and seed_prompts: what a partition starts from."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,13 +12,11 @@ from sd_assets.images import inspect
 from sd_assets.schemas import SEED_IMAGES, SEED_PROMPTS, TableSchema, image_id, text_id
 from sd_assets.sources.rows import SourceRow
 from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.storage.rows import Rows
 
 _SOURCE_ROWS = pa.schema(
     [
-        *(
-            SEED_IMAGES.arrow.field(name)
-            for name in ("image_id", "image", "text", "source", "source_revision")
-        ),
+        *(SEED_IMAGES.arrow.field(name) for name in ("image_id", "text", "source", "source_revision")),
         SEED_IMAGES.arrow.field("source_row"),
         # Not `error`: that would say that an earlier stage failed the row.
         pa.field("source_error", pa.string()),
@@ -44,14 +43,13 @@ class SeedImagesStage(Stage):
         return rows_of(SEED_IMAGES, map(_checked, rows.to_pylist()))
 
 
-def source_batches(rows: Iterable[SourceRow]) -> Iterator[pa.RecordBatch]:
+def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
     """The rows of a source as the input of `SeedImagesStage`; an image's bytes get their `image_id` here."""
     for batch in _batched(rows, _BATCH_ROWS):
-        yield pa.RecordBatch.from_pylist(
+        known = pa.RecordBatch.from_pylist(
             [
                 {
                     "image_id": row.same_as if row.data is None else image_id(row.data),
-                    "image": row.data,
                     "text": row.text,
                     "source": row.source,
                     "source_revision": row.revision,
@@ -63,6 +61,14 @@ def source_batches(rows: Iterable[SourceRow]) -> Iterator[pa.RecordBatch]:
             ],
             schema=_SOURCE_ROWS,
         )
+        # The digest of the bytes is the image_id. Those of rows that are at hand are not copied.
+        yield Rows(known, ("image",), fetch=partial(_images, batch))
+
+
+def _images(batch: Sequence[SourceRow], places: Sequence[int]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array([batch[place].data for place in places], pa.binary())], ["image"]
+    )
 
 
 def prompt_batches(prompts: Iterable[str]) -> Iterator[pa.RecordBatch]:

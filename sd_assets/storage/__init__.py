@@ -4,6 +4,6 @@ Here belongs everything that decides what is on disk (or in a bucket) and when i
 what the rows mean (`stages`), when a stage runs (`compute`), and Dagster (`resources`).
 
 From the bottom up: `files` (the few atomic operations that all the rest is made of), `digests` (rows to hashes),
-`shards` (rows to Parquet files, cut by content), `area` (the folders of one partition: manifests, commit, work in
+`rows` (images that wait to be read), `shards` (rows to Parquet files, cut by content), `area` (the folders of one partition: manifests, commit, work in
 progress, sweep), `table` (reading one version).
 """

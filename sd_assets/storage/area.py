@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sd_assets.errors import TableError
+from sd_assets.errors import TableError, WriteError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.files import Files
 from sd_assets.storage.shards import (
@@ -37,13 +37,13 @@ from sd_assets.storage.shards import (
     Shard,
     ShardFile,
     index_bytes,
-    parsed_errors,
+    parsed_column,
     parsed_index,
     sha256,
     shard_name,
 )
 
-FORMAT = 1
+FORMAT = 2
 LEASE_SECONDS = 600.0
 KEPT_VERSIONS = 3
 _MANIFEST_FILE = re.compile(r"(\d+)\.json")
@@ -75,7 +75,8 @@ class Lease:
         """End the lease. May be called twice."""
         self._done.set()
         self._thread.join()
-        self._files.delete(self._path)
+        with suppress(WriteError):  # it runs out by itself
+            self._files.delete(self._path)
 
     def _renew(self) -> None:
         wait = LEASE_SECONDS / 4
@@ -172,9 +173,15 @@ class Area:
         return manifests
 
     def latest(self) -> Manifest | None:
-        """The current version, with the folder brought in line with it; None before the first."""
+        """The current version, with the folder brought in line with it, if it can be; None before the first."""
         newest = self._newest()
-        return self._settle(newest) if newest else None
+        if not newest:
+            return None
+        try:
+            return self._settle(newest)
+        except WriteError as error:  # reading must not need writing: the next run brings the folder in line
+            _log.warning("%s shows an older version for now: %s", self.uri, error)
+            return self.manifest(self._newest())
 
     def commit(
         self,
@@ -184,8 +191,9 @@ class Area:
         run_id: str,
         report: dict[str, Any],
         lease: Lease,
+        basis: str | None = None,
     ) -> Manifest:
-        """Make the shards the current version, unless they are already.
+        """Make the shards the current version, unless they are already, and remember their basis; see `last_run`.
 
         Raises:
             TableError: another run committed since `base`, or took this one for dead. What this run computed and is
@@ -194,7 +202,9 @@ class Area:
         lease.check()
         if self._newest() != (base.version if base else 0):
             raise self._lost(run_id)
-        if base is None or not base.same_rows(shards):
+        if base is not None and base.same_rows(shards):
+            manifest = base
+        else:
             self._require(shards)
             number = base.version + 1 if base else 1
             manifest = Manifest(number, data_version, run_id, datetime.now(UTC).isoformat(), shards, report)
@@ -207,14 +217,22 @@ class Area:
                 # We were so late that the number had been used and swept already: that takes so many newer ones.
                 self.files.delete(self._manifest_path(number))
                 raise self._lost(run_id)
-        current = self.latest()
-        assert current is not None
-        self.files.put(f"{self._hidden}/last_run.json", json.dumps({"run_id": run_id, **report}).encode())
-        return current
+        self._settle(self._newest())
+        # The basis is that of our version: by now another run may have committed the next one.
+        last = {"run_id": run_id, "version": manifest.version, "basis": basis, **report}
+        self.files.put(f"{self._hidden}/last_run.json", json.dumps(last).encode())
+        return manifest
 
     def last_run(self) -> dict[str, Any]:
-        """The report of the last run that committed or found nothing to commit. Raises FileNotFoundError."""
-        report: dict[str, Any] = json.loads(self.files.get(f"{self._hidden}/last_run.json"))
+        """The report of the last run that committed or found nothing to commit; empty before the first.
+
+        With the `version` that it left, and the `basis` that this was made on: a run that is about to work on the same
+        has nothing to do. No commit waits for it, so it may be that of a run before the last.
+        """
+        try:
+            report: dict[str, Any] = json.loads(self.files.get(f"{self._hidden}/last_run.json"))
+        except FileNotFoundError:
+            return {}
         return report
 
     def _newest(self) -> int:
@@ -293,8 +311,9 @@ class Area:
     def read_index(self, shard: Shard) -> RowIndex:
         return parsed_index(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
 
-    def read_errors(self, shard: Shard) -> npt.NDArray[np.bytes_]:
-        return parsed_errors(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
+    def read_index_column(self, shard: Shard, name: str) -> npt.NDArray[Any]:
+        """One field of `read_index`, much quicker."""
+        return parsed_column(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"), name)
 
     def open_shard(self, shard: Shard) -> pa.NativeFile:
         """A shard of any version that is kept. Raises TableError if it is gone."""

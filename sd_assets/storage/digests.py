@@ -1,6 +1,7 @@
 """Rows to hashes: the one way in which rows are compared, named, ordered and counted as changed."""
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -55,11 +56,20 @@ def joined(parts: Iterable[bytes]) -> bytes:
 def _encoded(column: pa.Array) -> Sequence[bytes | memoryview | None]:
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
-        # as_buffer does not copy: an image is hashed where it lies.
-        return [memoryview(value.as_buffer()) if value.is_valid else None for value in column]
+        return list(_views(column))
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         return list(_vectors(column))
     return [None if value is None else _canonical(value).encode() for value in column.to_pylist()]
+
+
+def _views(column: pa.Array) -> Iterator[memoryview | None]:
+    """Binary values or texts where they lie: an image is not copied to be hashed."""
+    _, offsets, data = column.buffers()
+    values = memoryview(data if data is not None else b"")
+    ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4).tolist() if offsets else [0]
+    present = column.is_valid().to_pylist() if column.null_count else itertools.repeat(True)
+    for start, end, there in zip(ends, ends[1:], present, strict=False):
+        yield values[start:end] if there else None
 
 
 def _vectors(column: pa.Array) -> Iterator[bytes | None]:

@@ -8,17 +8,21 @@ import errno
 import os
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sd_assets.errors import TableError
+from sd_assets.errors import WriteError
 
 
 class Files(Protocol):
-    """A base folder or bucket prefix."""
+    """A base folder or bucket prefix.
+
+    What changes it raises WriteError if that cannot be done: a full disk, a read-only one.
+    """
 
     uri: str
 
@@ -59,18 +63,16 @@ class LocalFiles:
         self.uri = str(self._base)
 
     def put(self, path: str, *data: bytes | pa.Buffer) -> None:
-        temporary = self._written(*data)
-        Path.replace(temporary, self._parent_made(path))
+        with self._changing(), self._written(*data) as temporary:
+            temporary.replace(self._parent_made(path))
 
     def create(self, path: str, data: bytes | pa.Buffer) -> bool:
-        temporary = self._written(data)
-        try:
-            # Unlike a rename, a link fails if the name is taken: this is the commit's compare-and-swap.
-            os.link(temporary, self._parent_made(path))
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        with self._changing(), self._written(data) as temporary:
+            try:
+                # Unlike a rename, a link fails if the name is taken: this is the commit's compare-and-swap.
+                os.link(temporary, self._parent_made(path))
+            except FileExistsError:
+                return False
         return True
 
     def get(self, path: str) -> bytes:
@@ -94,7 +96,7 @@ class LocalFiles:
         return ages
 
     def project(self, source: str, target: str) -> None:
-        with suppress(FileExistsError):
+        with self._changing(), suppress(FileExistsError):
             try:
                 # A second name costs no space.
                 os.link(self._base / source, self._parent_made(target))
@@ -105,15 +107,17 @@ class LocalFiles:
                 self.put(target, self.get(source))
 
     def delete(self, path: str) -> None:
-        (self._base / path).unlink(missing_ok=True)
+        with self._changing():
+            (self._base / path).unlink(missing_ok=True)
 
     def sweep_temporary(self, older_than_s: float) -> None:
         for name, age in self.ages(str(self._temporary.relative_to(self._base))).items():
             if age > older_than_s:
-                (self._temporary / name).unlink(missing_ok=True)
+                self.delete(str((self._temporary / name).relative_to(self._base)))
 
-    def _written(self, *data: bytes | pa.Buffer) -> Path:
-        """A new temporary file that holds `data` durably."""
+    @contextmanager
+    def _written(self, *data: bytes | pa.Buffer) -> Iterator[Path]:
+        """A new temporary file that holds `data` durably; what has no other name when the block ends is gone."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         path = self._temporary / uuid.uuid4().hex
         try:
@@ -121,13 +125,23 @@ class LocalFiles:
                 file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
+            yield path
+        finally:
+            with suppress(OSError):  # a sweep finds it
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around everything that changes the disk: says what to do if that fails."""
+        try:
+            yield
+        except FileNotFoundError:  # a file that somebody else swept: the caller knows what that means
+            raise
         except OSError as error:
-            path.unlink(missing_ok=True)
-            raise TableError(
+            raise WriteError(
                 f"cannot write to {self._base}: {error}. Nothing that was committed is touched; "
                 "make room (or make it writable) and run again"
             ) from error
-        return path
 
     def _parent_made(self, path: str) -> Path:
         target = self._base / path

@@ -21,18 +21,20 @@ import pyarrow.parquet as pq
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
+from sd_assets.storage.rows import as_array
 
 # Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
 MAX_SHARD_BYTES = 2 * SHARD_BYTES
 MAX_ROW_GROUP_BYTES = 2 * 1024 * 1024
 
-# One record a row: the digests of its key, of its work key, of its content columns and of all its columns, its
-# size in bytes (about) and its error code, empty if it is ok.
+# One record a row: the digests of its key, of its work key, of its images (or other binary content), of its content
+# columns and of all its columns, its size in bytes (about) and its error code, empty if it is ok.
 ROW = np.dtype(
     [
         ("key", "V16"),
         ("work", "V16"),
+        ("payload", "V16"),
         ("content", "V16"),
         ("whole", "V16"),
         ("size", "<u4"),
@@ -40,7 +42,7 @@ ROW = np.dtype(
     ]
 )
 RowIndex = npt.NDArray[np.void]
-_DIGESTS = ("key", "work", "content", "whole")
+_DIGESTS = ("key", "work", "payload", "content", "whole")
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,7 @@ def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.Record
     for field in wanted:
         column = rows.column(field.name)
         if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-            if isinstance(column, pa.ChunkedArray):
-                column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], field.type)
+            column = as_array(column)
         if column.type != field.type:
             try:
                 column = column.cast(field.type)
@@ -127,11 +127,19 @@ def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.Record
     return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
 
+def payload_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold images, or other binary values: large, and seldom needed to know what a row is."""
+    return [field.name for field in schema if pa.types.is_binary(field.type)]
+
+
 def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | None = None) -> RowIndex:
     """The index of n rows; without work keys a row's work key is the digest of all it holds."""
     index = np.empty(rows.num_rows, dtype=ROW)
-    content = row_digests(rows, schema.content)
-    # On top of the content's digest, so that images are hashed once.
+    # Each on top of the one before, so that images are hashed once.
+    payload_names = [name for name in payload_columns(schema.arrow) if name in schema.content]
+    payload = row_digests(rows, payload_names)
+    others = row_digests(rows, [name for name in schema.content if name not in payload_names])
+    content = [joined(pair) for pair in zip(payload, others, strict=True)]
     bookkeeping = [name for name in schema.arrow.names if name in schema.bookkeeping]
     whole = [
         joined(pair)
@@ -139,6 +147,7 @@ def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | N
     ]
     columns = {
         "key": row_digests(rows, schema.key),
+        "payload": payload,
         "content": content,
         "whole": whole,
         "work": work if work is not None else whole,
@@ -295,16 +304,24 @@ def parsed_index(data: bytes) -> RowIndex:
     table = pq.read_table(pa.BufferReader(data))
     index = np.empty(table.num_rows, dtype=ROW)
     for name in _DIGESTS:
-        index[name] = np.frombuffer(b"".join(table.column(name).to_pylist()), dtype="V16")
+        index[name] = _digests(table.column(name))
     index["size"] = table.column("size").to_numpy()
     index["error"] = _codes(table.column("error"))
     return index
 
 
-def parsed_errors(data: bytes) -> npt.NDArray[np.bytes_]:
-    """Of a file of `index_bytes` the error codes alone, much quicker."""
-    codes = pq.ParquetFile(pa.BufferReader(data)).read(columns=["error"]).column("error")
-    return np.array(_codes(codes), dtype=ROW["error"])
+def parsed_column(data: bytes, name: str) -> npt.NDArray[Any]:
+    """Of a file of `index_bytes` one field alone, much quicker."""
+    column = pq.ParquetFile(pa.BufferReader(data)).read(columns=[name]).column(name)
+    return np.array(_codes(column), dtype=ROW["error"]) if name == "error" else _digests(column)
+
+
+def _digests(column: pa.ChunkedArray) -> npt.NDArray[np.void]:
+    digests = as_array(column)
+    values = digests.buffers()[1]
+    if values is None:
+        return np.empty(0, "V16")
+    return np.frombuffer(values, "V16", len(digests), digests.offset * DIGEST_BYTES)
 
 
 def sha256(*data: bytes | pa.Buffer) -> str:

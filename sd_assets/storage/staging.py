@@ -83,12 +83,25 @@ class Staging:
         schema: of the table.
         run_id: of this run; unique.
         judge: which stored rows may be taken over; None: all whose work key is asked for.
+        basis: names all that the next version depends on; None: that cannot be told.
+
+    Attributes:
+        is_current: the current version was made on this basis, and no row of it is to be looked at again: `keep` it.
     """
 
-    def __init__(self, area: Area, schema: TableSchema, run_id: str, judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        area: Area,
+        schema: TableSchema,
+        run_id: str,
+        judge: Judge | None = None,
+        basis: str | None = None,
+    ) -> None:
         self._area = area
         self._schema = schema
         self._run_id = run_id
+        self._judge = judge
+        self._basis = basis
         self._plan = bytearray()
         self._keys: set[bytes] = set()
         self._duplicates = 0
@@ -109,14 +122,24 @@ class Staging:
         self._lease = area.lease(run_id)
         try:
             self._base = area.latest()
-            # A shard of an older version that comes back is the file that is there.
-            self._named = {shard.name: shard for manifest in area.kept() for shard in manifest.shards}
-            for shard in area.wip():
-                # Another run's sweep may take it from under us; then its rows are computed again.
-                with suppress(FileNotFoundError, TableError):
-                    self._take_over(shard, judge)
-            for shard in self._base.shards if self._base else ():
-                self._take_over(shard, judge)
+            current = self._base.shards if self._base else ()
+            usable = {shard: self._usable(shard) for shard in current}
+            self._last_run = area.last_run()
+            same_basis = basis is not None and self._last_run.get("basis") == basis
+            same_version = self._base is not None and self._last_run.get("version") == self._base.version
+            nothing_refused = all(judged is None or all(judged) for judged in usable.values())
+            self.is_current = same_basis and same_version and nothing_refused
+            if not self.is_current:
+                # A shard of an older version that comes back is the file that is there.
+                self._named = {shard.name: shard for manifest in area.kept() for shard in manifest.shards}
+                # Of two rows with the same work the last one counts, so the current version comes last.
+                for shard in (*self._named.values(), *area.wip()):
+                    # Another run's sweep may take it from under us; then its rows are computed again.
+                    with suppress(FileNotFoundError, TableError):
+                        if shard not in usable:
+                            self._register(shard, area.read_index(shard), self._usable(shard))
+                for shard, judged in usable.items():
+                    self._register(shard, area.read_index(shard), judged)
             self._taken_over = self._rows_at_hand
         except BaseException:
             self._lease.close()
@@ -194,6 +217,27 @@ class Staging:
 
     # --- the version ---------------------------------------------------------------------------------------------
 
+    def keep(self, facts: dict[str, Any] | None = None) -> "Staged":
+        """The current version as it is; only if `is_current`."""
+        assert self.is_current and self._base is not None
+        base = self._base
+        report = {
+            name: it for name, it in self._last_run.items() if name not in ("run_id", "version", "basis")
+        }
+        report |= {"rows_reused": report["rows_ok"] + report["rows_failed"], **(facts or {})}
+        return Staged(
+            self._area,
+            base,
+            base.shards,
+            base.data_version,
+            self._run_id,
+            report,
+            (),
+            self._lease,
+            None,
+            self._basis,
+        )
+
     def finish(
         self,
         rows_in: int,
@@ -261,6 +305,7 @@ class Staging:
             tuple(self._own),
             self._lease,
             planned["error"].copy(),
+            self._basis,
         )
 
     def abandon(self) -> None:
@@ -272,13 +317,14 @@ class Staging:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _take_over(self, shard: Shard, judge: Judge | None) -> None:
-        index = self._area.read_index(shard)
-        usable: Sequence[bool] | None = None
-        if judge is not None:
-            with self._area.open_shard(shard) as file:
-                usable = [ok for batch in read_batches(file, judge.columns) for ok in judge.may_reuse(batch)]
-        self._register(shard, index, usable)
+    def _usable(self, shard: Shard) -> list[bool] | None:
+        """What the judge says of the rows of a shard; None: all may be taken over."""
+        if self._judge is None:
+            return None
+        with self._area.open_shard(shard) as file:
+            return [
+                ok for batch in read_batches(file, self._judge.columns) for ok in self._judge.may_reuse(batch)
+            ]
 
     def _register(self, shard: Shard, index: RowIndex, usable: Sequence[bool] | None = None) -> None:
         for row, work in enumerate(index["work"].tolist()):
@@ -357,7 +403,8 @@ class Staged:
         report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; rows_reused, failures by code, bytes,
             shards, and what the stage said of itself.
         own: the shards that this run wrote, of this version or on the way to it.
-        errors: the error codes of its rows, in order, empty where a row is good.
+        errors: the error codes of its rows, in order, empty where a row is good; None: not read yet.
+        basis: see `Staging`.
     """
 
     area: Area
@@ -368,7 +415,8 @@ class Staged:
     report: dict[str, Any]
     own: tuple[Shard, ...]
     lease: Lease
-    errors: npt.NDArray[np.bytes_]
+    errors: npt.NDArray[np.bytes_] | None
+    basis: str | None
 
     def table(self) -> Table:
         """Its rows, to be read before it is committed."""
@@ -380,7 +428,7 @@ class Staged:
         """Make it the current version. Raises TableError if another run was first."""
         try:
             manifest = self.area.commit(
-                self.base, self.shards, self.data_version, self.run_id, self.report, self.lease
+                self.base, self.shards, self.data_version, self.run_id, self.report, self.lease, self.basis
             )
             try:
                 self.area.sweep(self.run_id, self.own)

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
 from sd_assets.storage.area import Area, Manifest
+from sd_assets.storage.digests import joined
 from sd_assets.storage.files import Files
-from sd_assets.storage.shards import gather, read_batches
+from sd_assets.storage.rows import Rows, as_batch
+from sd_assets.storage.shards import gather, payload_columns, read_batches, take_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,11 @@ class Table:
         return self._area.uri
 
     @property
+    def identity(self) -> str:
+        """Names exactly these rows, bookkeeping included, in this order."""
+        return joined(bytes.fromhex(shard.name) for shard in self.manifest.shards).hex()
+
+    @property
     def num_rows(self) -> int:
         return sum(shard.rows for shard in self.manifest.shards)
 
@@ -52,6 +59,21 @@ class Table:
             with self._area.open_shard(shard) as file:
                 yield from read_batches(file, columns)
 
+    def rows(self, columns: Sequence[str]) -> Iterator[Rows]:
+        """The rows in order, a shard at a time, their images (binary columns) left to be fetched."""
+        lazy = [name for name in payload_columns(self.schema) if name in columns]
+        others = [name for name in columns if name not in lazy]
+        for shard in self.manifest.shards:
+            with self._area.open_shard(shard) as file:
+                known = pq.ParquetFile(file).read(columns=others, use_threads=False)
+                digests = self._area.read_index_column(shard, "payload").tolist()
+
+                def fetch(places: Sequence[int], file: pa.NativeFile = file) -> pa.RecordBatch:
+                    taken = take_rows(file, np.asarray(places, dtype=np.int64), lazy)
+                    return as_batch(taken.replace_schema_metadata(None))
+
+                yield Rows(as_batch(known.replace_schema_metadata(None)), tuple(lazy), digests, fetch)
+
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, in memory."""
         schema = self.schema
@@ -63,7 +85,7 @@ class Table:
     def errors(self) -> npt.NDArray[np.bytes_]:
         """The error codes of all rows, in order, empty where a row is good; read without a look at the rows."""
         if self._errors is None:
-            parts = [self._area.read_errors(shard) for shard in self.manifest.shards]
+            parts = [self._area.read_index_column(shard, "error") for shard in self.manifest.shards]
             self._errors = np.concatenate(parts)
         return self._errors
 

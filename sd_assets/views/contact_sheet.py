@@ -47,7 +47,7 @@ def contact_sheet(table: Table, images: Sequence[Table] = (), *, max_bytes: int 
 
     Args:
         table: with a binary column `image`, or with captions and the `image_id` of images of other tables.
-        images: these other tables, with `image_id` and `image`.
+        images: other tables, of which those with `image_id` and `image` are taken.
         max_bytes: of the result, which is ASCII.
 
     Returns:
@@ -57,6 +57,8 @@ def contact_sheet(table: Table, images: Sequence[Table] = (), *, max_bytes: int 
         ValueError: not even one thumbnail has less than `max_bytes`.
     """
     own = _has_images(table)
+    if not own and ("image_id" not in table.schema.names or _caption_column(table) is None):
+        return None
     sources = [table] if own else [source for source in images if _has_images(source)]
     rows = [np.flatnonzero(source.errors == b"") for source in sources]
     total = sum(map(len, rows))

@@ -136,7 +136,7 @@ def test_a_stage_s_table_has_views_with_images_of_its_inputs(tmp_path: Path) -> 
         context: dg.AssetExecutionContext, compute: ComputeResource
     ) -> dg.MaterializeResult[Staged]:
         rows = (rows_of(IMAGE_CAPTIONS, [{"image_id": name, "variant": "default"}]) for name in "abc")
-        return compute.run(context, Described(), rows, images=[images])
+        return compute.run(context, Described(), rows, made_from=[images])
 
     @dg.asset(partitions_def=PARTS)
     def seed_images(

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from sd_assets import schemas
+from sd_assets.compute.local import run_stage
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
-from sd_assets.stages.pairs import pair_batches
-from sd_assets.stages.stage import InputCounts
-from sd_assets.storage.table import Table
+from sd_assets.stages.pairs import PairStage, pair_rows
+from sd_assets.storage.files import LocalFiles
+from sd_assets.storage.table import Table, TableStore
 from sd_assets_tests.tables import table_of
 
 SEEDS: list[dict[str, Any]] = [
@@ -60,10 +61,9 @@ def tables(base: Path, **changed: list[dict[str, Any]]) -> tuple[Table, Table, T
 
 
 def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None:
-    counts = InputCounts()
-    pairs = {
-        row["image_id"]: row for batch in pair_batches(*tables(tmp_path), counts) for row in batch.to_pylist()
-    }
+    area = TableStore(LocalFiles(tmp_path)).area("text_image_pairs", "p")
+    staged = run_stage(PairStage(), pair_rows(*tables(tmp_path)), area, "run", print)
+    pairs = {row["image_id"]: row for row in staged.table().read().to_pylist()}
     assert list(pairs) == ["a", "b", "c"]
     assert pairs["b"]["captions"] == ["a long b", "b"]
     # A seed that was found, too, keeps its bytes and its text.
@@ -81,9 +81,10 @@ def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None
     assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/3", "alt 3", "CC0")
     assert (c["similarity"], c["query_ids"], c["captions"]) == (0.75, ["q1", "q2", "q3"], ["a c"])
     # Eight images came in: two failed, one has no caption; one seed was retrieved too, one image has two URLs.
-    assert (len(pairs), counts) == (3, InputCounts(rows=8, duplicates=2, skipped=3))
+    counts = {name: staged.report[f"rows_{name}"] for name in ("in", "ok", "failed", "duplicate", "skipped")}
+    assert counts == {"in": 8, "ok": 3, "failed": 0, "duplicate": 2, "skipped": 3}
 
 
 def test_tables_of_different_runs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="materialize downloaded_images again"):
-        list(pair_batches(*tables(tmp_path, retrieved_image_urls=URLS[:2]), InputCounts()))
+        list(pair_rows(*tables(tmp_path, retrieved_image_urls=URLS[:2])))

@@ -1,0 +1,59 @@
+"""Rows whose images have not been read yet."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of which the images are read only where they turn out to be needed.
+
+    Attributes:
+        known: n rows, all columns but the lazy ones.
+        lazy: the names of the others.
+        digests: of what is in the lazy columns, 16 bytes a row; None: nothing may depend on it, as another column of
+            `known` says the same.
+        fetch: numbers of rows, from 0 -> their lazy columns, in the order asked for. Good until the next `Rows` of the
+            same iterator is asked for.
+    """
+
+    known: pa.RecordBatch
+    lazy: tuple[str, ...] = ()
+    digests: Sequence[bytes] | None = None
+    fetch: Callable[[Sequence[int]], pa.RecordBatch] | None = None
+
+    def take(self, places: Sequence[int]) -> pa.RecordBatch:
+        """Some rows with all columns, the lazy ones last."""
+        rows = self.known.take(pa.array(places, pa.int64()))
+        if self.fetch is None:
+            return rows
+        fetched = self.fetch(places)
+        names = [*rows.schema.names, *self.lazy]
+        return pa.RecordBatch.from_arrays(
+            [*rows.columns, *(fetched.column(name) for name in self.lazy)], names
+        )
+
+    def select(self, places: Sequence[int], known: pa.RecordBatch) -> "Rows":
+        """Some of the rows, with `known` in the place of what is known of them."""
+        digests, fetch = self.digests, self.fetch
+        return Rows(
+            known,
+            self.lazy,
+            None if digests is None else [digests[place] for place in places],
+            None if fetch is None else lambda some: fetch([places[place] for place in some]),
+        )
+
+
+def as_batch(table: pa.Table) -> pa.RecordBatch:
+    """A table as one batch, in one piece."""
+    arrays = [as_array(column) for column in table.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def as_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
