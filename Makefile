@@ -39,7 +39,7 @@ dev: setup
 	@$(BIN)/python -m sd_assets.demo dev --seed $(DEMO_SEED) --port $(PORT)
 
 build: setup
-	@$(BIN)/python -m sd_assets $(PARTITION)
+	@$(BIN)/python -m sd_assets build $(PARTITION)
 
 test: setup lint
 	$(BIN)/python -m pytest

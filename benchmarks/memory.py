@@ -22,28 +22,18 @@ twenty minutes on two cores, and 20 GB of the folder `--folder`, which it gives 
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.photographs import make_photographs
 from benchmarks.web import serving
-from sd_assets.catalog import CATALOG_VARIABLE
-from sd_assets.resources.storage import DATA_VARIABLE
-from sd_assets.retrieval.layout import write_index
-from sd_assets.storage.files import LocalFiles
-from sd_assets.storage.table import TableStore
+from benchmarks.world import PARTITION, WARM_UP, World
 
-PROJECT = Path(__file__).parents[1]
-MODELS = PROJECT / "sd_assets" / "demo" / "models"
 ASSETS = (
     "seed_images",
     "seed_prompts",
@@ -56,7 +46,6 @@ ASSETS = (
 )
 # Has to be there for what comes after it, but without prompts it is an empty table.
 NOT_MEASURED = "seed_prompts"
-WARM_UP, PARTITION = "warm_up", "photographs"
 HITS = 20
 
 Detail = dict[str, Any]
@@ -83,16 +72,19 @@ def measure(folder: Path, sizes: Sequence[int], assets: Sequence[str]) -> dict[s
     detail: dict[str, dict[int, Detail]] = {asset: {} for asset in assets if asset != NOT_MEASURED}
     with serving(folder / "photographs") as address:
         for size in sizes:
-            world = World(folder / str(size), photographs[:size], address)
+            world_folder = folder / str(size)
+            seeds = {WARM_UP: photographs[:1], PARTITION: photographs[:size]}
+            sources = {name: seed_folder(world_folder / name, files) for name, files in seeds.items()}
+            world = World(world_folder, sources, HITS)
             for asset in assets:
                 if asset == "retrieval_hits":
-                    world.write_index(max(sizes))
-                measured = world.run(asset)
+                    write_index(world, max(sizes), address)
+                measured = world.run("benchmarks.one_asset", asset, WARM_UP, PARTITION)
                 if asset in detail:
-                    world.check(asset)
+                    world.check(asset, size)
                     detail[asset][size] = measured
                     print(f"{size:>6} {asset:<22} {json.dumps(measured)}", flush=True)
-            shutil.rmtree(world.folder)
+            shutil.rmtree(world_folder)
     return detail
 
 
@@ -107,92 +99,27 @@ def summary(detail: dict[str, dict[int, Detail]]) -> dict[str, Any]:
     return {"rss_growth_mb": growth, "rss_ratio": ratio, "rss_above_loaded_mb": above, "detail": detail}
 
 
-class World:
-    """All that the pipeline needs and makes for one number of images.
+def seed_folder(folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    """A folder of seeds and their texts, as a `source:`. The files are hard links, not copies."""
+    folder.mkdir(parents=True)
+    with (folder / "metadata.jsonl").open("w") as metadata:
+        for file in files:
+            (folder / file.name).hardlink_to(file)
+            metadata.write(json.dumps({"file_name": file.name, "text": f"noise {file.stem}"}) + "\n")
+    return {"kind": "folder", "path": str(folder)}
 
-    Args:
-        folder: of it; made here.
-        photographs: the seeds; hard links, not copies.
-        address: of the server of the photographs.
+
+def write_index(world: World, size: int, address: str) -> None:
+    """An index of `size` images, at least as many as there are seeds.
+
+    The vectors of the first are those of the seeds, so that each of them is found; the others are like nothing.
     """
-
-    def __init__(self, folder: Path, photographs: Sequence[Path], address: str) -> None:
-        self.folder = folder
-        self._photographs = photographs
-        self._address = address
-        self._store = TableStore(LocalFiles(folder / "data"))
-        for name, files in ((WARM_UP, photographs[:1]), (PARTITION, photographs)):
-            self._write_seeds(folder / name, files)
-        (folder / "catalog.json").write_text(json.dumps(self._catalog()))
-
-    def _write_seeds(self, folder: Path, files: Sequence[Path]) -> None:
-        folder.mkdir(parents=True)
-        with (folder / "metadata.jsonl").open("w") as metadata:
-            for file in files:
-                (folder / file.name).hardlink_to(file)
-                metadata.write(json.dumps({"file_name": file.name, "text": f"noise {file.stem}"}) + "\n")
-
-    def _catalog(self) -> dict[str, Any]:
-        entry = {
-            "clip": {"model": f"local-dir:{MODELS / 'clip'}"},
-            "captioner": {"model": str(MODELS / "blip"), "max_new_tokens": 10},
-            "retrieval": {"index": "photographs", "images_per_query": HITS},
-            # Not resized, or the images of the tables would be smaller than what is to be measured.
-            "download": {"resize_mode": "no", "allow_addresses": ["127.0.0.1"]},
-        }
-        return {
-            "indices": {"photographs": {"kind": "faiss", "path": str(self.folder / "index")}},
-            "seed_datasets": {
-                name: {"source": {"kind": "folder", "path": str(self.folder / name)}, **entry}
-                for name in (WARM_UP, PARTITION)
-            },
-        }
-
-    def write_index(self, size: int) -> None:
-        """An index of `size` images, at least as many as there are seeds.
-
-        The vectors of the first are those of the seeds, so that each of them is found; the others are like nothing.
-        """
-        embeddings = self._store.open("seed_embeddings", PARTITION).read(["embedding"]).column("embedding")
-        vectors = np.array(embeddings.to_pylist(), np.float32)
-        others = np.random.default_rng(0).normal(size=(size - len(vectors), vectors.shape[1]))
-        others /= np.linalg.norm(others, axis=1, keepdims=True)
-        urls = [f"{self._address}/{number:06d}.jpg" for number in range(size)]
-        texts = [f"noise on the web {number:06d}" for number in range(size)]
-        write_index(
-            self.folder / "index",
-            np.concatenate([vectors, others.astype(np.float32)]),
-            pa.table({"url": urls, "caption": texts}),
-        )
-
-    def run(self, asset: str) -> Detail:
-        """Materialize an asset in a fresh process; what that says. Raises RuntimeError if it fails."""
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.one_asset", asset, WARM_UP, PARTITION],
-            cwd=PROJECT,
-            env={
-                **{name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
-                CATALOG_VARIABLE: str(self.folder / "catalog.json"),
-                DATA_VARIABLE: str(self.folder / "data"),
-            },
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{asset} failed:\n{done.stdout}{done.stderr}")
-        measured: Detail = json.loads(done.stdout.splitlines()[-1])
-        return measured
-
-    def check(self, asset: str) -> None:
-        """Raises RuntimeError unless the asset is a table of as many good rows as there are images.
-
-        A stage that fails quickly would take little memory too.
-        """
-        table = self._store.open(asset, PARTITION)
-        good = int((table.errors == b"").sum())
-        wanted = len(self._photographs)
-        if good < wanted:
-            raise RuntimeError(f"{table.uri} has {good} good rows, wanted {wanted}")
+    embeddings = world.store.open("seed_embeddings", PARTITION).read(["embedding"]).column("embedding")
+    vectors = np.array(embeddings.to_pylist(), np.float32)
+    others = np.random.default_rng(0).normal(size=(size - len(vectors), vectors.shape[1]))
+    others /= np.linalg.norm(others, axis=1, keepdims=True)
+    urls = [f"{address}/{number:06d}.jpg" for number in range(size)]
+    world.write_index(np.concatenate([vectors, others.astype(np.float32)]), urls)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,25 @@
 
 One entry under `seed_datasets:` is one partition. `defaults:` holds what entries share, `indices:` names the kNN
 indices. `${NAME}` and `${NAME:-default}` expand from the environment; relative paths are relative to the file.
-A mistake is one `CatalogError` that lists every wrong field: file, entry, field, what was given, what is allowed.
+`blocked:` lists what was taken down, for all entries. A mistake is one `CatalogError` that lists every wrong field: file,
+entry, field, what was given, what is allowed.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from sd_assets.errors import CatalogError
 from sd_assets.mistakes import did_you_mean, explained, of_whole_model, shown
 from sd_assets.settings import (
     NO_SEEDS,
+    BlockedSettings,
     FaissIndexSettings,
     IndexSettings,
     RetrievalSettings,
@@ -24,6 +28,9 @@ from sd_assets.settings import (
     ServiceIndexSettings,
     Settings,
     UrlsSource,
+    blocked_host,
+    blocked_image,
+    blocked_url,
     limits_by_code,
 )
 from sd_assets.strict_yaml import read_yaml
@@ -39,6 +46,7 @@ class Catalog(Settings):
     path: Path
     indices: dict[str, IndexSettings]
     seed_datasets: dict[str, SeedDataset]
+    blocked: BlockedSettings = BlockedSettings()
 
     def entry(self, name: str) -> SeedDataset:
         """The entry `name`.
@@ -58,7 +66,7 @@ class Catalog(Settings):
     def sections(self, name: str) -> dict[str, dict[str, Any]]:
         """What the entry `name` says, as JSON, section by section; only what changes what comes out.
 
-        An entry's `retrieval` brings the definition of its index along.
+        An entry's `retrieval` brings the definition of its index along. `blocked` is the same for all entries.
 
         Raises:
             CatalogError: there is no such entry.
@@ -75,6 +83,7 @@ class Catalog(Settings):
             "retrieval": {**entry.retrieval.effects(), "index_definition": index.effects()},
             "download": entry.download.effects(),
             "captioner": entry.captioner.effects(),
+            "blocked": self.blocked.effects(),
         }
 
     def index(self, name: str) -> FaissIndexSettings | ServiceIndexSettings:
@@ -124,13 +133,14 @@ def parse(raw: Any, path: Path, found: Sequence[str] = ()) -> Catalog:
     sections = {name: _section(raw, name, mistakes) for name in _SECTIONS}
     indices = _indices(sections["indices"], path.parent, mistakes)
     entries = _entries(sections, path.parent, mistakes)
+    blocked = _blocked(sections["blocked"], path.parent, mistakes)
     if mistakes:
         listed = "\n".join(f"  {mistake}" for mistake in mistakes)
         raise CatalogError(f"{path}: {len(mistakes)} mistake(s):\n{listed}")
-    return Catalog(path=path, indices=indices, seed_datasets=entries)
+    return Catalog(path=path, indices=indices, seed_datasets=entries, blocked=blocked)
 
 
-_SECTIONS = ("defaults", "indices", "seed_datasets")
+_SECTIONS = ("defaults", "indices", "seed_datasets", "blocked")
 
 
 def _section(raw: Mapping[str, Any], name: str, mistakes: list[str]) -> dict[str, Any]:
@@ -192,6 +202,65 @@ def _entries(
     if not sections["seed_datasets"]:
         mistakes.append("seed_datasets: there is no entry; one entry is one partition")
     return entries
+
+
+def _blocked(section: Mapping[str, Any], base: Path, mistakes: list[str]) -> BlockedSettings:
+    """What is blocked, with what its file lists. A file that cannot be read is a mistake: not "nothing is blocked"."""
+    settings, wrong = _checked(BlockedSettings, section)
+    mistakes += _lines("blocked", wrong)
+    settings = settings or BlockedSettings()
+    file = section.get("file")
+    if not isinstance(file, str):
+        return settings
+    try:
+        path = Path(_resolve(base, require_set(file, "blocked.file")))
+        listed, wrong_lines = _listed(path.read_bytes())
+    except CatalogError as error:
+        mistakes.append(str(error))
+    except OSError as error:
+        mistakes.append(f"blocked.file: cannot be read: {error.strerror}, got {shown(file)}")
+    except UnicodeDecodeError as error:
+        mistakes.append(f"blocked.file: {path} is not UTF-8 ({error.reason}): save it as UTF-8")
+    else:
+        mistakes += [f"blocked.file: {path}, {line}" for line in wrong_lines]
+        both = {name: (*getattr(settings, name), *found) for name, found in listed.items()}
+        return settings.model_copy(update={**both, "file": str(path)})
+    return settings
+
+
+# Of a file where every line is wrong.
+_MAX_WRONG_LINES = 20
+
+
+@lru_cache(maxsize=2)  # the sensors read the catalogue twice a minute
+def _listed(data: bytes) -> tuple[dict[str, list[str]], list[str]]:
+    """What a file of blocked URLs, hosts and images lists, by the field it belongs to, and what is wrong with its lines.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    listed: dict[str, list[str]] = {"urls": [], "hosts": [], "images": []}
+    wrong = []
+    for number, line in enumerate(data.decode("utf-8-sig").splitlines(), 1):
+        # A `#` within a URL is no comment.
+        text = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
+        if text:
+            field, check = _kind_of(text)
+            try:
+                listed[field].append(check(text))
+            except PydanticCustomError as error:
+                wrong.append(f"line {number}: {error.message()}, got {shown(text)}")
+    if len(wrong) > _MAX_WRONG_LINES:
+        wrong = [*wrong[:_MAX_WRONG_LINES], f"and {len(wrong) - _MAX_WRONG_LINES} more lines"]
+    return listed, wrong
+
+
+def _kind_of(line: str) -> tuple[str, Callable[[str], str]]:
+    """The field that a line of the file belongs to, and what checks it."""
+    if "://" in line:
+        return "urls", blocked_url
+    # No name of a host is one long word of such digits: a hash, whole or not.
+    return ("images", blocked_image) if re.fullmatch(r"[0-9A-Fa-f]{33,}", line) else ("hosts", blocked_host)
 
 
 class _IndexHolder(Settings):

@@ -13,6 +13,7 @@ import dagster as dg
 from sd_assets.assets.catalog_entry import catalog_entry
 from sd_assets.assets.common import SEEDS
 from sd_assets.assets.downloaded_images import downloaded_images
+from sd_assets.assets.hub_revision import hub_revision
 from sd_assets.assets.image_captions import image_captions
 from sd_assets.assets.retrieval_hits import retrieval_hits
 from sd_assets.assets.retrieved_image_urls import retrieved_image_urls
@@ -22,7 +23,7 @@ from sd_assets.assets.seed_prompts import seed_prompts
 from sd_assets.assets.text_image_pairs import text_image_pairs
 from sd_assets.automation.jobs import build_dataset
 from sd_assets.automation.schedules import weekly_refresh
-from sd_assets.automation.sensors import catalog_edits
+from sd_assets.automation.sensors import catalog_edits, hub_revisions
 from sd_assets.checks.tables import CHECKS
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
@@ -60,7 +61,8 @@ def build_definitions(
 
     Args:
         resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `compute`, `parquet`), what
-            is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is.
+            is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is, and `parquet`
+            the `catalog`.
         assets: further assets; one with the key of one of ours takes its place. Those with `SEEDS` as their partitions
             belong to the job `build_dataset`.
         asset_checks: further checks.
@@ -75,16 +77,22 @@ def build_definitions(
                 f"{asset.key.to_user_string()} takes the place of ours and must have its partitions: decorate it with "
                 "`seed_asset`, or give it `partitions_def=SEEDS`"
             )
-    all_assets = [catalog_entry, *(ours for ours in ASSETS if ours.key not in replaced), *assets]
+    all_assets = [
+        catalog_entry,
+        hub_revision,
+        *(ours for ours in ASSETS if ours.key not in replaced),
+        *assets,
+    ]
     overrides = dict(resource_overrides or {})
+    catalog = overrides.get("catalog", CatalogResource())
     storage = overrides.get("storage", StorageResource())
     resources = {
-        "catalog": CatalogResource(),
+        "catalog": catalog,
         "storage": storage,
         "clip": ClipResource(),
         "captioner": CaptionerResource(),
         "compute": ComputeResource(storage=storage),
-        "parquet": ParquetIOManager(storage=storage),
+        "parquet": ParquetIOManager(storage=storage, catalog=catalog),
         **overrides,
     }
     return dg.Definitions(
@@ -92,7 +100,7 @@ def build_definitions(
         asset_checks=[*CHECKS, *asset_checks],
         jobs=[build_dataset(all_assets)],
         schedules=[weekly_refresh],
-        sensors=[catalog_edits],
+        sensors=[catalog_edits, hub_revisions],
         resources=resources,
         executor=EXECUTOR,
     )

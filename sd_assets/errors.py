@@ -51,6 +51,9 @@ class ErrorCode(StrEnum):
     INCOMPLETE = "incomplete"  # the connection closed before the whole body came
     OPTED_OUT = "opted_out"  # X-Robots-Tag: noai, noimageai, noindex or noimageindex
 
+    # Of the catalogue.
+    BLOCKED = "blocked"  # taken down: the image, its URL or its host is on the list `blocked:`
+
 
 class RowError(Exception):
     """One row failed; its batch goes on.
@@ -88,3 +91,7 @@ class RetrievalError(SdAssetsError):
 
 class TableError(SdAssetsError):
     """A table breaks its contract: schema, keys, row conservation, or a commit that somebody else won."""
+
+
+class WriteError(TableError):
+    """The storage cannot be written: a full disk, a read-only one."""

@@ -55,6 +55,11 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, in any of Arrow's layouts."""
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
 def table(
     name: str,
     key: Sequence[str],
@@ -152,7 +157,9 @@ RETRIEVAL_HITS = table(
         pa.field("kind", pa.string()),
         pa.field("index", pa.string()),
         pa.field("hits", pa.list_(HIT)),
+        pa.field("blocked_by", pa.list_(pa.string())),  # entries of `blocked:` by which hits were left out
     ],
+    bookkeeping=["blocked_by"],
 )
 
 RETRIEVED_IMAGE_URLS = table(
@@ -188,8 +195,20 @@ DOWNLOADED_IMAGES = table(
         pa.field("last_modified", pa.string()),
         pa.field("attempts", pa.int32()),
         pa.field("retry_after", pa.float64()),  # seconds, as the server asked for
+        pa.field("redirected_to", pa.string()),  # where the image came from, if not from the URL itself
+        pa.field("failing_since", pa.timestamp("us", tz="UTC")),  # when a failure that may pass first came
+        pa.field("blocked_by", pa.list_(pa.string())),  # entries of `blocked:` that are why
     ],
-    bookkeeping=["fetched_at", "etag", "last_modified", "attempts", "retry_after"],
+    bookkeeping=[
+        "fetched_at",
+        "etag",
+        "last_modified",
+        "attempts",
+        "retry_after",
+        "redirected_to",
+        "failing_since",
+        "blocked_by",
+    ],
     images=True,
 )
 

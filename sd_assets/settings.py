@@ -6,6 +6,7 @@ How a file is read, merged and expanded, and how its mistakes are reported, is i
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from sd_assets.blocked import Blocked, normal_host, normal_image, normal_url
 from sd_assets.errors import ErrorCode
 from sd_assets.schemas import TABLES
 
@@ -302,6 +304,7 @@ class DownloadSettings(Settings):
         timeout_s: seconds for one attempt, from connecting to the last byte.
         retries: further attempts after a failure that may pass.
         retry_failed_after_h: hours after which a later run tries again what failed in a way that may pass.
+        give_up_after_d: days after the first failure of a URL. If an attempt fails so late, it was the last one.
         max_redirects: redirects followed, at most.
         connections: images in flight at once.
         user_agent: how the downloader introduces itself.
@@ -311,7 +314,15 @@ class DownloadSettings(Settings):
 
     # Only what may pass, or is looked at again, could come out otherwise; a longer timeout must not fetch all anew.
     WITHOUT_EFFECT = frozenset(
-        {"timeout_s", "retries", "retry_failed_after_h", "max_redirects", "connections", "user_agent"}
+        {
+            "timeout_s",
+            "retries",
+            "retry_failed_after_h",
+            "give_up_after_d",
+            "max_redirects",
+            "connections",
+            "user_agent",
+        }
     )
 
     def fetch_effects(self) -> dict[str, Any]:
@@ -330,6 +341,7 @@ class DownloadSettings(Settings):
     timeout_s: float = Field(10, gt=0)
     retries: int = Field(2, ge=0, le=20)
     retry_failed_after_h: float = Field(24, ge=0)
+    give_up_after_d: float = Field(60, ge=0)
     max_redirects: int = Field(5, ge=0, le=20)
     connections: int = Field(64, ge=1, le=4096)
     user_agent: str = "sd_assets/0.1"
@@ -424,8 +436,10 @@ def _limits_by_code(limit: Any) -> Any:
     return limits
 
 
+# What was taken down counts as no failure.
+_LIMITED = (TOTAL, *(code for code in ErrorCode if code is not ErrorCode.BLOCKED))
 FailureLimits = Annotated[
-    dict[Annotated[str, _known("error code", (TOTAL, *ErrorCode))], Share], BeforeValidator(_limits_by_code)
+    dict[Annotated[str, _known("error code", _LIMITED)], Share], BeforeValidator(_limits_by_code)
 ]
 
 # Where half of the rows failed, something is wrong with all of them; of the web, less can be asked.
@@ -487,6 +501,83 @@ class CheckSettings(Settings):
                 f"min_caption_words ({self.min_caption_words}) is more than max_caption_words ({self.max_caption_words})"
             )
         return self
+
+
+# --- what was taken down -----------------------------------------------------------------------------------------
+
+
+def blocked_url(text: str) -> str:
+    """A URL as `Blocked` wants it.
+
+    Raises:
+        PydanticCustomError: it is none; says what is allowed.
+    """
+    normal = normal_url(text)
+    if normal is None:
+        raise PydanticCustomError(
+            "blocked_url",
+            "must be a URL with http:// or https:// and a host; a whole host goes under `hosts:`",
+        )
+    return normal
+
+
+def blocked_host(text: str) -> str:
+    """A host as `Blocked` wants it. Raises PydanticCustomError, as `blocked_url` does."""
+    if "://" in text:
+        raise PydanticCustomError("blocked_host", "must be a host, and is a URL: that goes under `urls:`")
+    normal = normal_host(text)
+    if normal is None:
+        raise PydanticCustomError(
+            "blocked_host",
+            "must be the name or address of a host, without port, path or `*` (it stands for its sub-domains, too)",
+        )
+    return normal
+
+
+def blocked_image(text: str) -> str:
+    """The sha256 of an image as `Blocked` wants it. Raises PydanticCustomError, as `blocked_url` does."""
+    normal = normal_image(text)
+    if normal is None:
+        raise PydanticCustomError(
+            "blocked_image",
+            "must be the sha256 of the image's bytes, the image_id: 64 hexadecimal digits; these are {length} characters",
+            {"length": len(text.strip())},
+        )
+    return normal
+
+
+class BlockedSettings(Settings):
+    """What was taken down or opted out, for all entries: gone from every table at its next refresh.
+
+    Attributes:
+        urls: of images; compared as `sd_assets.blocked` says.
+        hosts: with all their sub-domains.
+        images: the sha256 (hex) of images' bytes as they came: their `image_id`.
+        file: a UTF-8 text file with more of them, one URL, host or sha256 a line; `#` begins a comment.
+        delete_older_versions: kept older versions that hold any of it are deleted, too.
+    """
+
+    urls: tuple[Annotated[str, AfterValidator(blocked_url)], ...] = ()
+    hosts: tuple[Annotated[str, AfterValidator(blocked_host)], ...] = ()
+    images: tuple[Annotated[str, AfterValidator(blocked_image)], ...] = ()
+    file: str | None = None
+    delete_older_versions: bool = False
+
+    @cached_property
+    def list(self) -> Blocked:
+        """What is on it; after `sd_assets.catalog` has read the file, that is in it."""
+        return Blocked(self.urls, self.hosts, self.images)
+
+    def effects(self) -> dict[str, Any]:
+        """How many there are, and a digest: what is blocked is to be shown nowhere."""
+        counts = {name: len(getattr(self, name)) for name in ("urls", "hosts", "images")}
+        if not self.list:
+            return {}
+        return {
+            "digest": self.list.digest,
+            **counts,
+            "delete_older_versions": self.delete_older_versions,
+        }
 
 
 # --- entries -----------------------------------------------------------------------------------------------------

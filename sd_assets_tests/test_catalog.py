@@ -1,5 +1,6 @@
 """The catalogue: merging, expansion, and errors that a person can act on."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from sd_assets import catalog
 from sd_assets.errors import CatalogError
-from sd_assets.settings import parse_allowed_address
+from sd_assets.settings import BlockedSettings, parse_allowed_address
 
 CLIP = {"model": "ViT-L-14", "pretrained": "openai"}
 GOOD: dict[str, Any] = {
@@ -461,3 +462,105 @@ def test_a_captioner_that_is_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> No
         catalog.load(path)
     (tmp_path / "models/my/blipp").mkdir(parents=True)
     assert catalog.load(path).entry("rooms").captioner.model == str(tmp_path / "models/my/blipp")
+
+
+# --- blocked -----------------------------------------------------------------------------------------------------
+
+_WHOLE = """
+indices: {laion: {kind: faiss, path: x}}
+seed_datasets: {rooms: {prompts: {texts: [a]}, clip: {model: a, pretrained: b}}}
+"""
+
+
+def blocked(tmp_path: Path, section: str) -> BlockedSettings:
+    path = tmp_path / "catalog.yaml"
+    path.write_text(f"{_WHOLE}blocked: {section}")
+    return catalog.load(path).blocked
+
+
+def test_what_is_blocked_is_read_from_the_catalogue_and_its_file(tmp_path: Path) -> None:
+    image = 64 * "A"
+    (tmp_path / "list.txt").write_text(
+        f"\ufeff# taken down\r\n\r\nHTTP://A.example/x#y  # by mail\r\n  Evil.example.\r\n{image} # a hash\r\n",
+        "utf-8",
+    )
+    found = blocked(tmp_path, "{urls: ['http://B.example'], hosts: [127.0.0.1], file: list.txt}")
+    assert found.urls == ("http://b.example/", "http://a.example/x")
+    assert found.hosts == ("127.0.0.1", "evil.example")
+    assert found.images == (image.lower(),)
+    assert not found.delete_older_versions
+    assert found.list.url("https://www.evil.example/") and found.list.image(image)
+
+
+def test_an_empty_list_is_none(tmp_path: Path) -> None:
+    for section in ("", "{}", "{urls: []}", "{delete_older_versions: true}"):
+        found = blocked(tmp_path, section)
+        assert not found.list
+        assert found.effects() == {}
+
+
+def test_the_section_tells_how_much_is_blocked_and_not_what(tmp_path: Path) -> None:
+    one = blocked(tmp_path, "{hosts: [evil.example], images: [%s]}" % (64 * "a")).effects()
+    assert {name: one[name] for name in ("urls", "hosts", "images")} == {"urls": 0, "hosts": 1, "images": 1}
+    assert "evil" not in str(one) and 64 * "a" not in str(one)
+    assert one["digest"] != blocked(tmp_path, "{hosts: [evil.example]}").effects()["digest"]
+
+
+def test_every_mistake_of_what_is_blocked_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"good.example\n{63 * 'a'}\n\n*.evil.example\nftp://x.example/\n")
+    section = """
+  urls: [evil.example/x, "http:///x", "http://fine.example/"]
+  hosts: ["http://evil.example/x", "evil.example:80", "*.evil.example"]
+  images: [abc, 1234]
+  file: list.txt
+  delete_older: true
+"""
+    with pytest.raises(CatalogError) as caught:
+        blocked(tmp_path, section)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    expected = [
+        r"blocked.urls.0: must be a URL with http:// or https:// and a host.*got 'evil.example/x'",
+        r"blocked.urls.1: must be a URL .*got 'http:///x'",
+        r"blocked.hosts.0: must be a host, and is a URL: that goes under `urls:`, got 'http://evil.example/x'",
+        r"blocked.hosts.1: must be the name or address of a host, without port.*got 'evil.example:80'",
+        r"blocked.hosts.2: .*it stands for its sub-domains, too.*got '\*.evil.example'",
+        r"blocked.images.0: must be the sha256 .*64 hexadecimal digits; these are 3 characters, got 'abc'",
+        r"blocked.images.1: must be a text, got 1234; YAML reads it as a number or a date: put quotes around it",
+        r"blocked.delete_older: unknown field; allowed: .*did you mean 'delete_older_versions'\?",
+        r"blocked.file: .*list.txt, line 2: must be the sha256 .*these are 63 characters",
+        r"blocked.file: .*list.txt, line 4: must be the name or address of a host",
+        r"blocked.file: .*list.txt, line 5: must be a URL with http:// or https://",
+    ]
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.match(pattern, line), line
+
+
+def test_of_many_wrong_lines_some_are_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("not a host\n" * 100)
+    with pytest.raises(CatalogError, match=r"line 20: .*\n.*list.txt, and 80 more lines$"):
+        blocked(tmp_path, "{file: list.txt}")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("none.txt", "blocked.file: cannot be read: No such file or directory, got 'none.txt'"),
+        ("latin.txt", r"blocked.file: .*latin.txt is not UTF-8 .*: save it as UTF-8"),
+        ("${TAKEDOWNS}", "blocked.file is .*the environment variable TAKEDOWNS is not set"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: Path, file: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAKEDOWNS", raising=False)
+    (tmp_path / "latin.txt").write_bytes(b"b\xfccher.example\n")
+    with pytest.raises(CatalogError, match=message):
+        blocked(tmp_path, f"{{file: '{file}'}}")
+
+
+def test_what_was_taken_down_has_no_limit(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    path.write_text(f"{_WHOLE}defaults: {{checks: {{max_failed: {{downloaded_images: {{blocked: 0.1}}}}}}}}")
+    with pytest.raises(CatalogError, match="there is no error code of this name"):
+        catalog.load(path)

@@ -18,6 +18,7 @@ SECTIONS: Final = {
     "retrieval": "Which index is asked for how many images, and what that index is.",
     "download": "How images are judged and resized.",
     "captioner": "Which model captions the images, and how.",
+    "blocked": "What was taken down, of all entries: how much, and a digest that changes with it.",
 }
 # Raise it when the same settings come to mean something else.
 VERSION: Final = "1"

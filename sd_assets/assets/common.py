@@ -24,6 +24,7 @@ def seed_asset(
     code_version: str,
     *,
     sections: Sequence[str] = (),
+    deps: Sequence[dg.AssetKey] = (),
     kinds: frozenset[str] = frozenset(),
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
@@ -33,6 +34,7 @@ def seed_asset(
         group_name: as the asset graph shows it.
         code_version: of the stage: Dagster shows what is stale by it.
         sections: of the catalogue's entry that it reads: an edit of one shows the asset as stale.
+        deps: further assets that it is made from, which it does not take as arguments.
         kinds: of tool, besides Parquet.
         pool: that limits how many such assets run at once.
     """
@@ -40,7 +42,7 @@ def seed_asset(
         partitions_def=SEEDS,
         io_manager_key="parquet",
         group_name=group_name,
-        deps=[section_key(section) for section in sections],
+        deps=[*map(section_key, sections), *deps],
         code_version=code_version,
         kinds={"parquet", *kinds},
         pool=pool,

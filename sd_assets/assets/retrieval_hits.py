@@ -11,7 +11,7 @@ from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table
 
 
-@seed_asset("retrieval", RetrieveStage.version, sections=["retrieval"])
+@seed_asset("retrieval", RetrieveStage.version, sections=["retrieval", "blocked"])
 def retrieval_hits(
     context: dg.AssetExecutionContext,
     seed_embeddings: Table,
@@ -19,11 +19,12 @@ def retrieval_hits(
     compute: ComputeResource,
 ) -> dg.MaterializeResult[Staged]:
     """For every seed, the images of the kNN index that are most like it."""
-    settings = catalog.entry(context.partition_key).retrieval
-    index = open_index(settings.index, catalog.index(settings.index), settings)
+    current = catalog.read()
+    settings = current.entry(context.partition_key).retrieval
+    index = open_index(settings.index, current.index(settings.index), settings)
     return compute.run(
         context,
-        RetrieveStage(index, settings),
+        RetrieveStage(index, settings, current.blocked.list),
         embedding_batches(seed_embeddings),
         made_from=[seed_embeddings],
     )

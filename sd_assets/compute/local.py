@@ -4,13 +4,13 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from sd_assets.ahead import map_ahead
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import InputCounts, Stage
@@ -28,9 +28,6 @@ LOG_SECONDS = 10.0
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 # Threads that prepare; more would hold more decoded images than they save time.
 _PREPARERS = min(os.cpu_count() or 1, 16)
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class _Work(NamedTuple):
@@ -69,7 +66,7 @@ def run_stage(
     started = time.monotonic()
     staging = Staging(area, stage.schema, run_id, stage.judge, _basis(stage.fingerprint(), made_from))
     if staging.is_current:
-        return _kept(staging, {"rows_computed": 0, **stage.facts()}, started)
+        return _kept(staging, stage.facts(), started)
     reader = _Reader(stage, rows, staging)
     computed = 0
     logged = started
@@ -97,7 +94,7 @@ def run_stage(
                     log(
                         f"{area.folder}: {computed} rows computed, {computed / (logged - started):.1f} rows/s"
                     )
-        facts = {"rows_computed": computed, **staging.last_used, **stage.facts()}
+        facts = {**staging.last_used, **stage.facts()}
         staged = staging.finish(reader.rows, rows_skipped=reader.skipped, facts=facts)
     except BaseException:
         staging.abandon()
@@ -244,28 +241,3 @@ def _joined(held: list[_Work]) -> _Work:
     return _Work(
         rows, [key for work in held for key in work.keys], [key for work in held for key in work.works]
     )
-
-
-def map_ahead(
-    function: Callable[[In], Out], items: Iterable[In], threads: int, *, ordered: bool = True
-) -> Generator[Out, None, None]:
-    """`map` in threads, with at most `threads + 1` results under way or waiting; in order, or as they are ready."""
-    with ThreadPoolExecutor(threads) as pool:
-        under_way: list[Future[Out]] = []
-
-        def one() -> Out:
-            if not ordered:
-                wait(under_way, return_when=FIRST_COMPLETED)
-            first = 0 if ordered else next(i for i, future in enumerate(under_way) if future.done())
-            return under_way.pop(first).result()
-
-        try:
-            for item in items:
-                under_way.append(pool.submit(function, item))
-                if len(under_way) > threads:
-                    yield one()
-            while under_way:
-                yield one()
-        finally:
-            for future in under_way:
-                future.cancel()

@@ -14,6 +14,7 @@ from types import TracebackType
 import aiohttp
 
 from sd_assets import images
+from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.download.addresses import AddressPolicy
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.download.fetch import Answer, FetchError, fetch, open_session
@@ -30,6 +31,9 @@ _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 # A server that wants to be left alone for longer is asked again by a later run, not by this one.
 _LONGEST_WAIT_S = 30.0
+
+# The detail of an image that came, and is blocked.
+BLOCKED_IMAGE = "the image is on the list `blocked:` of the catalogue"
 
 # Makes of an image's bytes what is kept: (bytes, header, settings) -> (bytes, width, height). Raises RowError.
 Make = Callable[[bytes, images.ImageInfo, DownloadSettings], tuple[bytes, int, int]]
@@ -56,8 +60,10 @@ class Download:
         last_modified: likewise.
         attempts: made in this run; 1 for a URL that may not be asked for at all.
         retry_after: seconds, as the server asked for.
+        redirected_to: the URL that the answer came from, if that is another one.
         error: why it failed; None if it did not.
         error_detail: one line for a person.
+        blocked_by: of the error BLOCKED: the entry of the list.
     """
 
     fetched_at: datetime.datetime
@@ -74,8 +80,10 @@ class Download:
     etag: str | None = None
     last_modified: str | None = None
     retry_after: float | None = None
+    redirected_to: str | None = None
     error: ErrorCode | None = None
     error_detail: str | None = None
+    blocked_by: list[str] | None = None
 
 
 class Downloader:
@@ -88,11 +96,15 @@ class Downloader:
     Args:
         settings: how to fetch, and what `make` needs to know.
         make: what becomes of an image's bytes: `resized` (the default) or `as_it_came`.
+        blocked: URLs and hosts that are not asked, images that are not kept.
     """
 
-    def __init__(self, settings: DownloadSettings, make: Make | None = None) -> None:
+    def __init__(
+        self, settings: DownloadSettings, make: Make | None = None, blocked: Blocked = NOTHING
+    ) -> None:
         self._settings = settings
         self._make = make or resized
+        self._blocked = blocked
         self._policy = AddressPolicy(settings.allow_addresses)
         self._slots = asyncio.Semaphore(settings.connections)
         # Pillow gives up the interpreter's lock while it decodes, resizes and encodes.
@@ -175,14 +187,14 @@ class Downloader:
         for attempt in range(1, self._settings.retries + 2):
             async with self._slots:
                 try:
-                    answer = await fetch(self._session, url, self._settings, self._policy)
+                    answer = await fetch(self._session, url, self._settings, self._policy, self._blocked)
                 except FetchError as error:
                     failure = error
                 else:
                     loop = asyncio.get_running_loop()
                     row = Download(_now(), attempt)
                     return await loop.run_in_executor(
-                        self._codec, finish, row, answer, self._settings, self._make
+                        self._codec, finish, row, answer, self._settings, self._make, self._blocked
                     )
             ended = _now()
             wait = wait_before_next(failure, attempt)
@@ -196,17 +208,30 @@ class Downloader:
             retry_after=failure.retry_after,
             error=failure.code,
             error_detail=failure.detail,
+            blocked_by=[failure.blocked_by] if failure.blocked_by else None,
         )
 
 
-def finish(row: Download, answer: Answer, settings: DownloadSettings, make: Make) -> Download:
+def finish(
+    row: Download, answer: Answer, settings: DownloadSettings, make: Make, blocked: Blocked
+) -> Download:
     """`row` with what an answer holds: the image made from its body, or the code of why there is none."""
+    entry = blocked.image(image_id(answer.body)) if blocked else None
+    if entry is not None:  # nothing is kept that would tell one image from another
+        return dataclasses.replace(
+            row,
+            http_status=answer.status,
+            error=ErrorCode.BLOCKED,
+            error_detail=BLOCKED_IMAGE,
+            blocked_by=[entry],
+        )
     row = dataclasses.replace(
         row,
         http_status=answer.status,
         etag=answer.etag,
         last_modified=answer.last_modified,
         original_bytes=len(answer.body),
+        redirected_to=answer.redirected_to,
     )
     try:
         info = images.inspect(answer.body)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -20,6 +20,7 @@ import aiohttp.abc
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
 from yarl import URL
 
+from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.download.addresses import AddressPolicy, literal_address
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode, RowError
@@ -53,6 +54,7 @@ class FetchError(RowError):
         status: of the last HTTP answer, if there was one.
         retry_after: seconds, as the server asked for.
         again: whether another attempt, soon, may succeed.
+        blocked_by: of the code BLOCKED: the entry of the list.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class FetchError(RowError):
         status: int | None = None,
         retry_after: float | None = None,
         again: bool | None = None,
+        blocked_by: str | None = None,
     ) -> None:
         super().__init__(code, " ".join(_text(detail).split())[:300])  # aiohttp's messages have several lines
         self.status = status
         self.retry_after = retry_after
         self.again = code in TRANSIENT if again is None else again
+        self.blocked_by = blocked_by
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,14 @@ class Answer:
         status: 200 or 203.
         etag: as sent, for a conditional request another day.
         last_modified: as sent, likewise.
+        redirected_to: the URL that sent it, if that is another one.
     """
 
     body: bytes
     status: int
     etag: str | None
     last_modified: str | None
+    redirected_to: str | None = None
 
 
 class AddressForbiddenError(OSError):
@@ -163,9 +169,13 @@ def open_session(settings: DownloadSettings, policy: AddressPolicy) -> aiohttp.C
 
 
 async def fetch(
-    session: aiohttp.ClientSession, url: str, settings: DownloadSettings, policy: AddressPolicy
+    session: aiohttp.ClientSession,
+    url: str,
+    settings: DownloadSettings,
+    policy: AddressPolicy,
+    blocked: Blocked = NOTHING,
 ) -> Answer:
-    """GET `url`, following redirects, within one deadline of `settings.timeout_s`.
+    """GET `url`, following redirects, within one deadline of `settings.timeout_s`. What is blocked is not asked.
 
     Raises:
         FetchError: with any of the download codes, or EMPTY.
@@ -173,7 +183,7 @@ async def fetch(
     progress = _Progress()
     try:
         async with asyncio.timeout(settings.timeout_s):
-            return await _follow(session, url, settings, policy, progress)
+            return await _follow(session, url, settings, policy, blocked, progress)
     except TimeoutError as error:
         # aiohttp tells the connection, but not whoever waits for the body, that chunks in its middle are malformed.
         if isinstance(progress.broken, HttpProcessingError):
@@ -197,18 +207,25 @@ async def _follow(
     text: str,
     settings: DownloadSettings,
     policy: AddressPolicy,
+    blocked: Blocked,
     progress: _Progress,
 ) -> Answer:
     url = checked_url(text, policy)
     seen = {url}
     while True:
+        entry = blocked.url(str(url))
+        if entry is not None:
+            what = "a redirect leads to what" if len(seen) > 1 else "the URL or its host"
+            detail = f"{what} is on the list `blocked:` of the catalogue"
+            raise FetchError(ErrorCode.BLOCKED, detail, status=progress.status, blocked_by=entry)
         response = await _request(session, url, progress.status)
         async with response:
             progress.status = response.status
             if response.status not in _REDIRECTS:
                 connection = response.connection  # None if the whole answer has come
                 try:
-                    return await _answer(response, settings)
+                    answer = await _answer(response, settings)
+                    return replace(answer, redirected_to=str(url)) if len(seen) > 1 else answer
                 finally:
                     if connection is not None and connection.protocol is not None:
                         progress.broken = connection.protocol.exception()

@@ -6,6 +6,7 @@ The storage counted both when it wrote the version, so that no file of it is rea
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from sd_assets.errors import ErrorCode
 from sd_assets.quality.finding import Check, Finding, Severity, percent
 from sd_assets.settings import TOTAL
 from sd_assets.storage.table import Table
@@ -18,7 +19,8 @@ HAS_ROWS = Check(
 FAILURES = Check(
     "failures_within_limits",
     Severity.ERROR,
-    "The share of rows that failed, altogether and by error code, against `checks.max_failed` of the catalogue.",
+    "The share of rows that failed, altogether and by error code, against `checks.max_failed` of the catalogue. What was "
+    "taken down (`blocked:`) counts neither as failed nor as a row.",
 )
 
 
@@ -56,7 +58,8 @@ def judge_failures(table: Table, name: str, limits: Mapping[str, float]) -> Iter
         name: of the table.
         limits: the share of rows that may have failed, by error code, `total` for all codes together.
     """
-    rows, codes = table.num_rows, failures_by_code(table)
+    codes = failures_by_code(table)
+    rows = table.num_rows - codes.pop(ErrorCode.BLOCKED, 0)
     counted = {TOTAL: codes.total(), **codes}
     shares = {code: count / rows if rows else 0.0 for code, count in counted.items()}
     beyond = [code for code, limit in limits.items() if shares.get(code, 0.0) > limit]

@@ -73,6 +73,6 @@ def _result(
         metadata={
             **report_metadata(staged),
             "dagster/column_schema": column_schema(schema),
-            **view_metadata(staged.table(), schema, tables, context.log.warning),
+            **view_metadata(staged.area, staged.table(), schema, tables, context.log.warning),
         },
     )

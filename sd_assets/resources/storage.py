@@ -9,18 +9,24 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+from pydantic import Field
 
 from sd_assets.compute.local import write_rows
-from sd_assets.errors import TableError
+from sd_assets.errors import SdAssetsError, TableError
+from sd_assets.resources.catalog import CatalogResource
+from sd_assets.resources.redaction import redact_events
 from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import ERROR_FIELDS, TableSchema
-from sd_assets.storage.area import Area
+from sd_assets.settings import BlockedSettings
+from sd_assets.storage.area import KEPT_VERSIONS, Area
 from sd_assets.storage.files import Files, LocalFiles, S3Files
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table, TableStore
+from sd_assets.takedown import take_down
 from sd_assets.views.text import public, shortened
 
 DATA_VARIABLE = "SD_ASSETS_DATA"
+KEPT_VERSIONS_VARIABLE = "SD_ASSETS_KEPT_VERSIONS"
 # Metadata of an asset that a user adds: the columns that identify a row of its table.
 KEY_METADATA = "sd_assets/key"
 UNPARTITIONED = "all"
@@ -33,31 +39,58 @@ def default_base() -> str:
     return os.environ.get(DATA_VARIABLE) or str(Path(__file__).parents[2] / "data")
 
 
+def default_kept_versions() -> int:
+    """What `SD_ASSETS_KEPT_VERSIONS` says, or 3.
+
+    Raises:
+        SdAssetsError: it is no whole number from 1.
+    """
+    value = os.environ.get(KEPT_VERSIONS_VARIABLE) or str(KEPT_VERSIONS)
+    if not value.isascii() or not value.isdigit() or not int(value):
+        raise SdAssetsError(
+            f"{KEPT_VERSIONS_VARIABLE} is {value!r}: it must be a whole number from 1, how many versions of a table "
+            "are kept, the current one included"
+        )
+    return int(value)
+
+
 class StorageResource(dg.ConfigurableResource["StorageResource"]):
     """All tables.
 
     Attributes:
         base: a folder, or `s3://bucket/prefix` (credentials and endpoint as boto3 finds them); empty: what
             `SD_ASSETS_DATA` names, or `data/` of the project.
+        kept_versions: so many versions of a partition are kept, the current one included; older ones are deleted by the
+            next run that commits. None: what `SD_ASSETS_KEPT_VERSIONS` says, or 3.
     """
 
     base: str = ""
+    kept_versions: int | None = Field(default=None, ge=1)
 
     def store(self) -> TableStore:
-        """The tables under the base."""
-        return TableStore(self._files())
+        """The tables under the base. Raises SdAssetsError if `SD_ASSETS_KEPT_VERSIONS` is no number from 1."""
+        return TableStore(self._files(), self.kept_versions or default_kept_versions())
 
-    def table(self, asset: str, partition: str = UNPARTITIONED) -> Table:
-        """The current version of an asset's table, lazily: how a check or a script reads one.
+    def table(
+        self,
+        asset: str,
+        partition: str = UNPARTITIONED,
+        *,
+        version: int | None = None,
+        data_version: str | None = None,
+    ) -> Table:
+        """A version of an asset's table, lazily: how a check or a script reads one.
 
         Args:
             asset: its name; the parts of a key that has several are joined by `/`.
             partition: the partition's key.
+            version: an older one by its number; None: the current one.
+            data_version: an older one by its data version, as Dagster shows it; None: the current one.
 
         Raises:
-            TableError: it was never materialized.
+            TableError: it was never materialized; or that version is not kept, with a list of those that are.
         """
-        return self.store().open(asset, partition)
+        return self.store().open(asset, partition, version=version, data_version=data_version)
 
     def _files(self) -> Files:
         base = self.base or default_base()
@@ -77,9 +110,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     """
 
     storage: dg.ResourceDependency[StorageResource]
+    catalog: dg.ResourceDependency[CatalogResource]
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         area = self._area(context)
+        blocked = self.catalog.read().blocked  # before the commit: a mistake there must not pass unseen
         staged = obj if isinstance(obj, Staged) else self._staged(context, obj, area)
         manifest = staged.commit()
         ok, failed, reused = (staged.report[f"rows_{what}"] for what in ("ok", "failed", "reused"))
@@ -92,6 +127,28 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             named += ", ..." if len(worst) > 3 else ""
             context.log.warning(f"{area.folder}: most rows failed ({named}); their error_detail says more")
         context.add_output_metadata({"version": manifest.version, "dagster/uri": area.uri})
+        if blocked.list:
+            self._take_down(context, area, blocked)
+
+    def _take_down(self, context: dg.OutputContext, area: Area, blocked: BlockedSettings) -> None:
+        """What is blocked goes from what the commit has left behind, and from what Dagster shows of it."""
+        found = take_down(
+            self.storage.store(), area, blocked.list, older_versions=blocked.delete_older_versions
+        )
+        if found.shards:
+            versions = ", ".join(map(str, found.versions)) or "none"
+            then = "deleted" if blocked.delete_older_versions else "kept: `delete_older_versions` is not set"
+            context.log.info(
+                f"{area.folder}: {found.shards} shards of unfinished runs and older versions held what is blocked; of the "
+                f"older versions {versions} ({then})"
+            )
+        if found.is_news:
+            step = context.step_context
+            redacted = redact_events(step.instance, context.asset_key, step.step.key, area.partition)
+            if redacted:
+                context.log.info(
+                    f"{area.folder}: {redacted} earlier events lost their contact sheets and examples"
+                )
 
     def load_input(self, context: dg.InputContext) -> Any:
         table = self._table(context)
@@ -124,7 +181,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         staged = write_rows(
             schema, rows.select(schema.arrow.names).to_batches(), area, attempt_id(context.run_id)
         )
-        views = view_metadata(staged.table(), schema, (), context.log.warning)
+        views = view_metadata(area, staged.table(), schema, (), context.log.warning)
         context.add_output_metadata({**report_metadata(staged), **views})
         return staged
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from sd_assets.catalog import require_set
@@ -80,28 +81,39 @@ def _choices(inside: str) -> list[str]:
     return inside.split(",") if "," in inside else [f"{{{inside}}}"]
 
 
-def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` that follows links, and lists no folder twice: a link may lead back to a folder above.
+
+    Raises:
+        SourceError: a folder cannot be listed.
+    """
+
     def stop(error: OSError) -> None:
         raise SourceError(
             f"source.path {folder}: {error.filename} cannot be listed: {error.strerror}"
         ) from error
 
-    found: list[Path] = []
-    others: list[str] = []
     seen: set[tuple[int, int]] = set()
     for here, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
+        if (status.st_dev, status.st_ino) in seen:
             folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+        else:
+            seen.add((status.st_dev, status.st_ino))
+            yield Path(here), folders, names
+
+
+def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    found: list[Path] = []
+    others: list[str] = []
+    for here, folders, names in walk(folder):
         # Other programs leave their own things beside data: `_SUCCESS`, `_temporary/`, `.part-0.parquet.crc`.
         hidden = {name for name in (*folders, *names) if name.startswith((".", "_"))}
         folders[:] = sorted(set(folders) - hidden)
         wanted = {name for name in names if name.lower().endswith(suffixes)} - hidden
-        found += [Path(here) / name for name in wanted]
+        found += [here / name for name in wanted]
         left_out = (hidden | set(names)) - wanted
-        others += [shown((Path(here) / name).relative_to(folder)) for name in left_out]
+        others += [shown((here / name).relative_to(folder)) for name in left_out]
     if others:
         others.sort()
         logger.warning(

@@ -17,6 +17,7 @@ from typing import Any
 from sd_assets.catalog import require_set
 from sd_assets.errors import RowError, SourceError
 from sd_assets.settings import FolderSource
+from sd_assets.sources.files import walk
 from sd_assets.sources.rows import (
     SourceRow,
     image_bytes,
@@ -65,22 +66,10 @@ def list_folder(folder: Path) -> FolderFiles:
         raise SourceError(f"source.path {folder} {what}: give the folder that holds the images")
     extensions = _extensions() | NEWER_EXTENSIONS
     found = FolderFiles()
-    seen: set[tuple[int, int]] = set()
-
-    def stop(error: OSError) -> None:
-        raise SourceError(
-            f"source.path {folder}: {error.filename} cannot be listed: {error.strerror}"
-        ) from error
-
-    for here, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+    for here, folders, names in walk(folder):
         hidden = sorted(name for name in folders if name.startswith((".", "__")))
         folders[:] = sorted(set(folders) - set(hidden))
-        base = Path(here).relative_to(folder)
+        base = here.relative_to(folder)
         found.others += [f"{(base / name).as_posix()}/" for name in hidden]
         for name in sorted(names):
             path = (base / name).as_posix()

@@ -1,14 +1,13 @@
 """A dataset of the Hugging Face hub, streamed by `datasets`."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sd_assets.ahead import map_ahead
 from sd_assets.catalog import require_set
 from sd_assets.errors import RowError, SourceError
 from sd_assets.settings import HubSource
@@ -25,6 +24,8 @@ from sd_assets.views.text import one_line
 
 # Rows in the making at once: where a dataset is a folder of images, each is a download of its own.
 _AHEAD = 8
+# For the commit of a dataset, a few kilobytes.
+_TIMEOUT_S = 10
 
 
 def read_hub(source: HubSource) -> Iterator[SourceRow]:
@@ -39,7 +40,7 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
     """
     name = require_set(source.id, "source.id")
     where = f"the Hub dataset {name!r}"
-    commit = None if Path(name).is_dir() else _commit(name, source.revision, where)
+    commit = hub_commit(source)
     files = None if commit is None else f"hf://datasets/{name}@{commit}/"
     with _losses_are_errors():
         stream = _stream(source, name, commit, where)
@@ -66,7 +67,8 @@ def read_hub(source: HubSource) -> Iterator[SourceRow]:
             except Exception as error:
                 raise _lost(where, number, error) from error
 
-        yield from _ahead(row_of, _rows(stream, source.max_rows, where))
+        rows = enumerate(_rows(stream, source.max_rows, where))
+        yield from map_ahead(lambda numbered: row_of(*numbered), rows, _AHEAD)
 
 
 def _rows(stream: Any, limit: int | None, where: str) -> Iterator[dict[str, Any]]:
@@ -77,20 +79,6 @@ def _rows(stream: Any, limit: int | None, where: str) -> Iterator[dict[str, Any]
             number += 1
     except Exception as error:
         raise _lost(where, number, error) from error
-
-
-def _ahead(
-    row_of: Callable[[int, dict[str, Any]], SourceRow], rows: Iterable[dict[str, Any]]
-) -> Iterator[SourceRow]:
-    """Rows in their order, a few of them made at once."""
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        started: deque[Future[SourceRow]] = deque()
-        for number, cells in enumerate(rows):
-            started.append(pool.submit(row_of, number, cells))
-            if len(started) > _AHEAD:
-                yield started.popleft().result()
-        while started:
-            yield started.popleft().result()
 
 
 def _lost(where: str, number: int, error: Exception) -> SourceError:
@@ -148,8 +136,19 @@ def _first_columns(stream: Any, where: str) -> list[str]:
         raise SourceError(f"{where} cannot be read: {one_line(error)}") from error
 
 
-def _commit(name: str, revision: str | None, where: str) -> str | None:
-    """The commit that `revision` means now. Asked first because it fails in an instant, and clearly."""
+def hub_commit(source: HubSource) -> str | None:
+    """The commit that the `revision` of a source means now; None if its `id` is a folder here.
+
+    Asked before anything is read, because what is wrong with a dataset is said clearly here.
+
+    Raises:
+        SourceError: an unreachable Hub, a revision that it does not have, a missing, private or gated dataset.
+        CatalogError: the id holds an environment variable that is not set.
+    """
+    name = require_set(source.id, "source.id")
+    if Path(name).is_dir():
+        return None
+    where, revision = f"the Hub dataset {name!r}", source.revision
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -161,7 +160,8 @@ def _commit(name: str, revision: str | None, where: str) -> str | None:
 
     api = HfApi()
     try:
-        info = api.dataset_info(name, revision=revision)
+        # Without a timeout of ours this request has none.
+        info = api.dataset_info(name, revision=revision, timeout=_TIMEOUT_S)
         if info.gated:  # of such a one everybody is told, but not everybody gets its files
             api.auth_check(name, repo_type="dataset")
         return info.sha

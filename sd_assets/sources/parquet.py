@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from sd_assets.errors import ErrorCode, RowError, SourceError
 from sd_assets.images import inspect
+from sd_assets.schemas import is_binary
 from sd_assets.settings import ParquetSource
 from sd_assets.sources.files import list_files, shown
 from sd_assets.sources.rows import (
@@ -176,7 +177,7 @@ def _found_image_columns(files: list[Path]) -> list[str]:
     with ParquetRows(files[0]) as first:
         schema = first.schema
     structs = [field.name for field in schema if _is_bytes_and_path(field.type)]
-    binaries = [field.name for field in schema if _is_binary(field.type)]
+    binaries = [field.name for field in schema if is_binary(field.type)]
     images = [name for name in binaries if _first_is_image(files, name)]
     return [name for name in schema.names if name in (*structs, *images)]
 
@@ -185,11 +186,7 @@ def _is_bytes_and_path(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
     fields = {field.name: field.type for field in kind}
-    return "bytes" in fields and _is_binary(fields["bytes"]) and fields.keys() <= {"bytes", "path"}
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return str(kind) in ("binary", "large_binary", "binary_view")
+    return "bytes" in fields and is_binary(fields["bytes"]) and fields.keys() <= {"bytes", "path"}
 
 
 def _first_is_image(files: list[Path], column: str) -> bool:

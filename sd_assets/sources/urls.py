@@ -12,8 +12,10 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode, RowError
+from sd_assets.schemas import text_id
 from sd_assets.settings import DownloadSettings, UrlsSource
 from sd_assets.sources.files import shown
 from sd_assets.sources.rows import SourceRow
@@ -36,17 +38,19 @@ _NEWS_BEFORE_WRITING = 500
 
 
 def read_urls(
-    source: UrlsSource, settings: DownloadSettings, area: Area | None = None
+    source: UrlsSource, settings: DownloadSettings, area: Area | None = None, blocked: Blocked = NOTHING
 ) -> Iterator[SourceRow]:
     """A row a line of the list, in its order; of a URL that is listed twice, one request.
 
     What failed is a row with its code, and so is what is no image; the bytes of neither are kept. Up to
-    `settings.connections` images are in flight.
+    `settings.connections` images are in flight. What is blocked is a row with that code, and is not asked for; nor is what
+    gave something blocked before, while that is on the list.
 
     Args:
         source: the list.
         settings: how to fetch.
         area: where the rows of earlier runs are: what came then is taken from there, and is not asked for again.
+        blocked: what was taken down.
 
     Raises:
         SourceError: the list cannot be read.
@@ -54,7 +58,7 @@ def read_urls(
     """
     path, lines = read_list(source)
     waiting: deque[tuple[int, Listed]] = deque()
-    with _Images(settings, Known(area, settings)) as images:
+    with _Images(settings, Known(area, settings, blocked), blocked) as images:
 
         def next_row() -> SourceRow:
             number, line = waiting.popleft()
@@ -92,9 +96,10 @@ class _Given:
 class _Images:
     """Gets the images of URLs: from what is known, or from the web."""
 
-    def __init__(self, settings: DownloadSettings, known: "Known") -> None:
+    def __init__(self, settings: DownloadSettings, known: "Known", blocked: Blocked) -> None:
         self.known = known
         self._settings = settings
+        self._blocked = blocked
         self._downloader: Downloader | None = None
         self._under_way: dict[str, Future[Download]] = {}
         self._given: dict[str, _Given] = {}
@@ -115,7 +120,9 @@ class _Images:
         self.known.close()
 
     def request(self, url: str) -> None:
-        """Have a URL fetched, unless it was, is being fetched, or need not be."""
+        """Have a URL fetched, unless it was, is being fetched, need not be or may not."""
+        if url not in self._given and self.known.blocked(url):
+            self._given[url] = _Given(None, error=RowError(ErrorCode.BLOCKED))
         if url not in self._given and url not in self._under_way and not self.known.usable(url):
             self._fetch(url)
 
@@ -162,6 +169,8 @@ class _Images:
         # Perhaps before `_came` has added it: for a moment there is less than nothing, which does no harm.
         self._count(-len(came.image or b""))
         at = came.fetched_at.isoformat(timespec="seconds")
+        if came.blocked_by is not None:
+            self.known.was_blocked(url, came.blocked_by)
         if came.error is not None:
             return _Given(at, error=RowError(came.error, came.error_detail or "")), None
         return _Given(at, came.image_id), came.image
@@ -170,7 +179,7 @@ class _Images:
         if self._downloader is None:
             from sd_assets.download.downloader import Downloader, as_it_came
 
-            self._downloader = Downloader(self._settings, as_it_came)
+            self._downloader = Downloader(self._settings, as_it_came, self._blocked)
         self._room.acquire()
         future = self._downloader.submit(url)
         future.add_done_callback(self._came)
@@ -191,25 +200,34 @@ class Known:
 
     A row is found by its column `source`. Of URLs that give the same image only the first has a row (the others are
     duplicates), so the note says whose it is. It also holds the settings of the last whole run: after an edit of what
-    may be fetched, failures are tried again. Without the note, no more is lost than some requests.
+    may be fetched, failures are tried again; and by the ids of URLs what they were blocked by, as those have no row at all.
+    Without the note, no more is lost than some requests.
     """
 
-    def __init__(self, area: Area | None, settings: DownloadSettings) -> None:
+    def __init__(self, area: Area | None, settings: DownloadSettings, blocked: Blocked = NOTHING) -> None:
         self._area = area
         self._settings = settings
+        self._blocked = blocked
         self._rows = (
             RowsAtHand(area, "source", ["image_id", "error", "error_detail", "source_revision"])
             if area
             else None
         )
         self._note = _parsed((area and area.note(_NOTE)) or b"{}")
-        self._same_before: dict[str, str] = self._note["same"]
+        self._same_before: dict[str, str] = {
+            url: first
+            for url, first in self._note["same"].items()
+            if not (blocked.url(url) or blocked.url(first))
+        }
         self._same: dict[str, str] = {}
+        self._blocked_before: dict[str, list[str]] = self._note["blocked"]
+        self._blocked_by: dict[str, list[str]] = {}
         self._news = 0
-        if "settings" not in self._note:
-            # Now, so that what this run leaves behind, should it be killed, is known to be of these settings.
-            self._note["settings"] = self._effects()
-            self._write(self._same_before, self._note["settings"])
+        if "settings" not in self._note or len(self._same_before) < len(self._note["same"]):
+            # Now, so that what this run leaves behind, should it be killed, is known to be of these settings; and what was
+            # blocked is named no longer.
+            self._note.setdefault("settings", self._effects())
+            self._write_all()
 
     def find(self, url: str) -> dict[str, Any] | None:
         """The row of a URL, or of another one that gave the same image."""
@@ -249,33 +267,63 @@ class Known:
         self._same[url] = first
         self._news += self._same_before.get(url) != first
         if self._news >= _NEWS_BEFORE_WRITING:
-            self._write({**self._same_before, **self._same}, self._note["settings"])
+            self._write_all()
+
+    def blocked(self, url: str) -> bool:
+        """Whether a URL is blocked, or gave something that is."""
+        if not self._blocked:
+            return False
+        if self._blocked.url(url) is not None:
+            return True
+        row = self.find(url)
+        entry = row and self._blocked.image(row["image_id"])
+        entries = [entry] if entry else self._blocked_before.get(text_id(url))
+        if entries is None or not self._blocked.still(entries):
+            return False
+        self.was_blocked(url, entries)
+        return True
+
+    def was_blocked(self, url: str, entries: list[str]) -> None:
+        """Note that a URL gave something that is on the list by these entries."""
+        identity = text_id(url)
+        self._blocked_by[identity] = entries
+        self._news += self._blocked_before.get(identity) != entries
 
     def complete(self) -> None:
         """The list was read to its end: what else the note says is of URLs that are listed no more."""
-        if (self._same_before, self._note["settings"]) != (self._same, self._effects()):
-            self._write(self._same, self._effects())
+        before = (self._same_before, self._blocked_before, self._note["settings"])
+        if before != (self._same, self._blocked_by, self._effects()):
+            self._write(self._same, self._blocked_by, self._effects())
 
     def close(self) -> None:
         """After the end, or in the middle: then what is new is added to the note."""
         if self._rows is not None:
             self._rows.close()
         if self._news:
-            self._write({**self._same_before, **self._same}, self._note["settings"])
+            self._write_all()
 
     def _effects(self) -> dict[str, Any]:
         return self._settings.fetch_effects()
 
-    def _write(self, same: dict[str, str], settings: Any) -> None:
+    def _write_all(self) -> None:
+        """What was known before, and what is new."""
+        self._write(
+            {**self._same_before, **self._same},
+            {**self._blocked_before, **self._blocked_by},
+            self._note["settings"],
+        )
+
+    def _write(self, same: dict[str, str], blocked: dict[str, list[str]], settings: Any) -> None:
         self._news = 0
         if self._area is not None:
-            self._area.put_note(_NOTE, json.dumps({"same": same, "settings": settings}).encode())
+            note = {"same": same, "blocked": blocked, "settings": settings}
+            self._area.put_note(_NOTE, json.dumps(note).encode())
 
 
 def _parsed(note: bytes) -> dict[str, Any]:
     try:
         found = json.loads(note)
-        return {"same": dict(found.pop("same", {})), **found}
+        return {"same": dict(found.pop("same", {})), "blocked": dict(found.pop("blocked", {})), **found}
     except (ValueError, TypeError, AttributeError) as error:
         logger.warning("the note of what was fetched is damaged, and passed over: %s", error)
-        return {"same": {}}
+        return {"same": {}, "blocked": {}}

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.errors import ErrorCode, RowError
-from sd_assets.retrieval.index import KnnIndex
+from sd_assets.retrieval.index import Hit, KnnIndex
 from sd_assets.schemas import RETRIEVAL_HITS, TableSchema
 from sd_assets.settings import RetrievalSettings
 from sd_assets.stages.stage import Stage, failure, rows_of
@@ -17,19 +18,27 @@ from sd_assets.storage.table import Table
 
 
 class RetrieveStage(Stage):
-    """A query's hits, best first. A query that the index failed is asked again by the next run."""
+    """A query's hits, best first. A query that the index failed is asked again by the next run.
+
+    Blocked hits are left out; the others keep their ranks. An edit of the list has only those queries asked again of which
+    it takes a hit away, or gives one back.
+
+    Args:
+        index: that is asked.
+        settings: how.
+        blocked: what no hit may be.
+    """
 
     version = "1"
     reads = ("kind", "embedding")
     batch_rows = 64
-    judge = Judge(
-        ("error",),
-        lambda rows: [error != ErrorCode.QUERY_FAILED for error in rows.column("error").to_pylist()],
-    )
 
-    def __init__(self, index: KnnIndex, settings: RetrievalSettings) -> None:
+    def __init__(self, index: KnnIndex, settings: RetrievalSettings, blocked: Blocked = NOTHING) -> None:
         self._index = index
         self._settings = settings
+        self._blocked = blocked
+        # Hits are many: they are read only if there is something to look for.
+        self.judge = Judge(("error", "blocked_by", *(("hits",) if blocked else ())), self._may_reuse)
 
     @property
     def schema(self) -> TableSchema:
@@ -60,10 +69,19 @@ class RetrieveStage(Stage):
             ),
         )
 
-    def _result(self, answer: Any) -> dict[str, Any]:
+    def _result(self, answer: list[Hit] | RowError) -> dict[str, Any]:
         if isinstance(answer, RowError):
             return failure(answer)
-        return {"hits": [asdict(hit) for hit in answer]}
+        entries = [self._blocked.url(hit.url) or self._blocked.image(hit.sha256) for hit in answer]
+        hits = [asdict(hit) for hit, entry in zip(answer, entries, strict=True) if entry is None]
+        return {"hits": hits, "blocked_by": sorted({entry for entry in entries if entry}) or None}
+
+    def _may_reuse(self, rows: pa.RecordBatch) -> list[bool]:
+        columns = (rows.column(name).to_pylist() for name in ("error", "blocked_by"))
+        return [
+            error != ErrorCode.QUERY_FAILED and self._blocked.still(entries) and not held
+            for error, entries, held in zip(*columns, self._blocked.rows(rows), strict=True)
+        ]
 
 
 def embedding_batches(seed_embeddings: Table) -> Iterator[pa.RecordBatch]:

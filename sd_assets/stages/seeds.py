@@ -2,38 +2,59 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from sd_assets.ahead import map_ahead
+from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import inspect
 from sd_assets.schemas import SEED_IMAGES, SEED_PROMPTS, TableSchema, image_id, text_id
 from sd_assets.sources.rows import SourceRow
 from sd_assets.stages.stage import Stage, failure, rows_of
 from sd_assets.storage.rows import Rows
+from sd_assets.storage.staging import Judge
 
 _SOURCE_ROWS = pa.schema(
     [
         *(SEED_IMAGES.arrow.field(name) for name in ("image_id", "text", "source", "source_revision")),
         SEED_IMAGES.arrow.field("source_row"),
-        # Not `error`: that would say that an earlier stage failed the row.
+        # Not `error`: that says that the row is to be skipped.
         pa.field("source_error", pa.string()),
         pa.field("source_error_detail", pa.string()),
+        pa.field("error", pa.string()),
     ]
 )
 # Few, so that a read-ahead of large photographs stays small.
 _BATCH_ROWS = 16
+_HASHERS = 2
+
+
+_BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
 
 
 class SeedImagesStage(Stage):
-    """Checks what a source delivers: every row is an image that its header vouches for, or says why not."""
+    """Checks what a source delivers: every row is an image that its header vouches for, or says why not.
+
+    Args:
+        blocked: what was taken down: `without_blocked` leaves it out.
+    """
 
     version = "1"
     # The source is bookkeeping, but must be true: what is fetched is looked up by it.
     reads = ("text", "source", "source_error")
     batch_rows = _BATCH_ROWS
+
+    def __init__(self, blocked: Blocked = NOTHING) -> None:
+        self._blocked = blocked
+        self._rows_blocked: int | None = None
+        if blocked:
+            self.judge = Judge(
+                ("image_id", "source", "error_detail"), lambda rows: (~blocked.rows(rows)).tolist()
+            )
 
     @property
     def schema(self) -> TableSchema:
@@ -42,14 +63,44 @@ class SeedImagesStage(Stage):
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         return rows_of(SEED_IMAGES, map(_checked, rows.to_pylist()))
 
+    def facts(self) -> dict[str, Any]:
+        return {} if self._rows_blocked is None else {"rows_blocked": self._rows_blocked}
+
+    def without_blocked(self, source_rows: Iterable[Rows]) -> Iterator[Rows]:
+        """The input, in which rows that are blocked are to be skipped: `rows_blocked` of the `rows_skipped`."""
+        self._rows_blocked = 0
+        for rows in source_rows:
+            yield replace(rows, known=self._marked(rows.known)) if self._blocked else rows
+
+    def _marked(self, known: pa.RecordBatch) -> pa.RecordBatch:
+        held = self._blocked.rows(known.select(["image_id", "source"])).tolist()
+        # A source may have found more: where a redirect leads.
+        codes = known.column("source_error").to_pylist()
+        errors = [
+            str(ErrorCode.BLOCKED) if it or code == ErrorCode.BLOCKED else None
+            for it, code in zip(held, codes, strict=True)
+        ]
+        assert self._rows_blocked is not None
+        self._rows_blocked += len(errors) - errors.count(None)
+        details = known.column("source_error_detail").to_pylist()
+        columns = {
+            "error": errors,
+            "source_error_detail": [_BLANKED if self._blocked.text(detail) else detail for detail in details],
+        }
+        for name, values in columns.items():
+            place = known.schema.get_field_index(name)
+            known = known.set_column(place, known.schema.field(name), pa.array(values, pa.string()))
+        return known
+
 
 def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
     """The rows of a source as the input of `SeedImagesStage`; an image's bytes get their `image_id` here."""
-    for batch in _batched(rows, _BATCH_ROWS):
+    # Hashed in threads, while the next rows are read: of what has not changed that is all the work.
+    for batch, identities in map_ahead(_identified, _batched(rows, _BATCH_ROWS), _HASHERS):
         known = pa.RecordBatch.from_pylist(
             [
                 {
-                    "image_id": row.same_as if row.data is None else image_id(row.data),
+                    "image_id": identity,
                     "text": row.text,
                     "source": row.source,
                     "source_revision": row.revision,
@@ -57,12 +108,16 @@ def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
                     "source_error": row.error and str(row.error.code),
                     "source_error_detail": row.error and row.error.detail,
                 }
-                for row in batch
+                for row, identity in zip(batch, identities, strict=True)
             ],
             schema=_SOURCE_ROWS,
         )
         # The digest of the bytes is the image_id. Those of rows that are at hand are not copied.
         yield Rows(known, ("image",), fetch=partial(_images, batch))
+
+
+def _identified(batch: list[SourceRow]) -> tuple[list[SourceRow], list[str | None]]:
+    return batch, [row.same_as if row.data is None else image_id(row.data) for row in batch]
 
 
 def _images(batch: Sequence[SourceRow], places: Sequence[int]) -> pa.RecordBatch:

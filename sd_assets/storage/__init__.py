@@ -5,5 +5,5 @@ what the rows mean (`stages`), when a stage runs (`compute`), and Dagster (`reso
 
 From the bottom up: `files` (the few atomic operations that all the rest is made of), `digests` (rows to hashes),
 `rows` (images that wait to be read), `shards` (rows to Parquet files, cut by content), `area` (the folders of one partition: manifests, commit, work in
-progress, sweep), `table` (reading one version).
+progress, sweep), `table` (reading one version), `housekeeping` and `verify` (what is there, and whether it is as it was written).
 """

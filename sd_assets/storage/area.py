@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
@@ -41,6 +40,7 @@ from sd_assets.storage.shards import (
     parsed_index,
     sha256,
     shard_name,
+    total,
 )
 
 FORMAT = 2
@@ -107,6 +107,8 @@ class Manifest:
         created_at: ISO 8601, UTC.
         shards: in order.
         report: what the run counted and used.
+        key: the columns that identify a row.
+        bookkeeping: the columns that do not count in the data version.
     """
 
     version: int
@@ -115,33 +117,57 @@ class Manifest:
     created_at: str
     shards: tuple[Shard, ...]
     report: dict[str, Any]
+    key: tuple[str, ...] = ()
+    bookkeeping: tuple[str, ...] = ()
 
     def as_json(self) -> bytes:
         body = {**self.__dict__, "format": FORMAT, "shards": [shard.as_json() for shard in self.shards]}
         return json.dumps(body, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Manifest":
-        body = json.loads(data)
-        if body.pop("format") != FORMAT:
+    def from_json(cls, data: bytes, where: str) -> "Manifest":
+        """The opposite of `as_json`. Raises TableError if it is damaged, or of another format than ours."""
+        try:
+            body: dict[str, Any] = json.loads(data)
+            found = body.pop("format")
+            if found == FORMAT:
+                body["shards"] = [Shard(**shard) for shard in body["shards"]]
+                lists = {name: tuple(items) for name, items in body.items() if isinstance(items, list)}
+                return cls(**{**body, **lists})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TableError(
-                f"a manifest of an unknown format: {data[:200]!r}; read it with a newer sd_assets"
-            )
-        return cls(**{**body, "shards": tuple(Shard(**shard) for shard in body["shards"])})
+                f"{where} is damaged ({error!r}): `python -m sd_assets verify` says what can be done"
+            ) from error
+        raise TableError(
+            f"{where} is of format {found}, and this sd_assets reads {FORMAT}: read it with the sd_assets that wrote it, or "
+            "delete the folder `_sd_assets` beside the tables and materialize them again"
+        )
+
+    def line(self) -> str:
+        """What tells it from other versions, for a person."""
+        rows, _ = total(self.shards)
+        return f"version {self.version}, data version {self.data_version}, {self.created_at}, {rows} rows"
 
     def same_rows(self, shards: tuple[Shard, ...]) -> bool:
         return [(s.name, s.index) for s in self.shards] == [(s.name, s.index) for s in shards]
 
 
 class Area:
-    """See the module. Methods that write are safe to be killed in and to be run by several processes at once."""
+    """See the module. Methods that write are safe to be killed in and to be run by several processes at once.
 
-    def __init__(self, files: Files, asset: str, partition: str) -> None:
+    Attributes:
+        folder: the current version, for other readers.
+        hidden: where all that counts lies.
+        kept_versions: so many are kept when a commit sweeps, at least one.
+    """
+
+    def __init__(self, files: Files, asset: str, partition: str, kept_versions: int = KEPT_VERSIONS) -> None:
         self.files = files
         self.asset = asset
         self.partition = partition
+        self.kept_versions = kept_versions
         self.folder = f"{asset}/{partition}"
-        self._hidden = f"_sd_assets/{asset}/{partition}"
+        self.hidden = f"_sd_assets/{asset}/{partition}"
 
     @property
     def uri(self) -> str:
@@ -152,17 +178,19 @@ class Area:
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are kept, oldest first."""
-        found = map(_MANIFEST_FILE.fullmatch, self.files.names(f"{self._hidden}/versions"))
+        found = map(_MANIFEST_FILE.fullmatch, self.files.names(f"{self.hidden}/versions"))
         return sorted(int(match[1]) for match in found if match)
 
     def manifest(self, version: int) -> Manifest:
-        """The manifest of a version. Raises TableError if it is not kept any more."""
+        """The manifest of a version. Raises TableError if it is not kept any more, or damaged."""
+        path = self._manifest_path(version)
         try:
-            return Manifest.from_json(self.files.get(self._manifest_path(version)))
+            data = self.files.get(path)
         except FileNotFoundError:
             raise TableError(
                 f"{self.uri}: version {version} is not kept any more; kept: {self.versions()}"
             ) from None
+        return Manifest.from_json(data, f"{self.files.uri}/{path}")
 
     def kept(self) -> list[Manifest]:
         """The versions that are kept, oldest first."""
@@ -171,6 +199,21 @@ class Area:
             with suppress(TableError):  # swept between the two looks
                 manifests.append(self.manifest(version))
         return manifests
+
+    def find(self, *, version: int | None = None, data_version: str | None = None) -> Manifest:
+        """The version of a number, or of a data version; of several with that, the newest.
+
+        Raises:
+            TableError: none that is kept is; lists those that are.
+        """
+        kept = self.kept()
+        for manifest in reversed(kept):
+            if version in (None, manifest.version) and data_version in (None, manifest.data_version):
+                return manifest
+        asked = {"version": version, "data version": data_version}
+        wanted = " with ".join(f"{what} {value}" for what, value in asked.items() if value is not None)
+        there = "".join(f"\n  {manifest.line()}" for manifest in kept) or " none"
+        raise TableError(f"{self.uri}: {wanted or 'a version'} is not kept (any more). Kept are:{there}")
 
     def latest(self) -> Manifest | None:
         """The current version, with the folder brought in line with it, if it can be; None before the first."""
@@ -185,6 +228,7 @@ class Area:
 
     def commit(
         self,
+        schema: TableSchema,
         base: Manifest | None,
         shards: tuple[Shard, ...],
         data_version: str,
@@ -207,20 +251,29 @@ class Area:
         else:
             self._require(shards)
             number = base.version + 1 if base else 1
-            manifest = Manifest(number, data_version, run_id, datetime.now(UTC).isoformat(), shards, report)
+            manifest = Manifest(
+                number,
+                data_version,
+                run_id,
+                datetime.now(UTC).isoformat(),
+                shards,
+                report,
+                schema.key,
+                tuple(sorted(schema.bookkeeping)),
+            )
             if not self.files.create(self._manifest_path(number), manifest.as_json()):
                 winner = self.manifest(number)
                 # Ours, if the answer to a first attempt was lost on the way.
                 if (winner.run_id, winner.shards) != (run_id, shards):
                     raise self._lost(run_id)
-            elif self._newest() >= number + KEPT_VERSIONS:
-                # We were so late that the number had been used and swept already: that takes so many newer ones.
+            elif self._newest() > number:
+                # We were so late that the number had been used and swept already.
                 self.files.delete(self._manifest_path(number))
                 raise self._lost(run_id)
         self._settle(self._newest())
         # The basis is that of our version: by now another run may have committed the next one.
         last = {"run_id": run_id, "version": manifest.version, "basis": basis, **report}
-        self.files.put(f"{self._hidden}/last_run.json", json.dumps(last).encode())
+        self.files.put(f"{self.hidden}/last_run.json", json.dumps(last).encode())
         return manifest
 
     def last_run(self) -> dict[str, Any]:
@@ -230,7 +283,7 @@ class Area:
         has nothing to do. No commit waits for it, so it may be that of a run before the last.
         """
         try:
-            report: dict[str, Any] = json.loads(self.files.get(f"{self._hidden}/last_run.json"))
+            report: dict[str, Any] = json.loads(self.files.get(f"{self.hidden}/last_run.json"))
         except FileNotFoundError:
             return {}
         return report
@@ -239,7 +292,7 @@ class Area:
         return max(self.versions(), default=0)
 
     def _manifest_path(self, version: int) -> str:
-        return f"{self._hidden}/versions/{version:06d}.json"
+        return f"{self.hidden}/versions/{version:06d}.json"
 
     def _lost(self, run_id: str) -> TableError:
         winner = self.manifest(self._newest())
@@ -249,7 +302,7 @@ class Area:
         )
 
     def _require(self, shards: tuple[Shard, ...]) -> None:
-        missing = {shard.file for shard in shards} - set(self.files.names(f"{self._hidden}/shards"))
+        missing = {shard.file for shard in shards} - set(self.files.names(f"{self.hidden}/shards"))
         if missing:
             raise TableError(
                 f"{self.uri}: {len(missing)} shards are gone before they were committed: run again"
@@ -268,7 +321,7 @@ class Area:
             present = {name for name in self.files.names(self.folder) if SHARD_FILE.fullmatch(name)}
             for name in sorted(wanted - present):
                 try:
-                    self.files.project(f"{self._hidden}/shards/{name}", f"{self.folder}/{name}")
+                    self.files.project(f"{self.hidden}/shards/{name}", f"{self.folder}/{name}")
                 except FileNotFoundError:
                     if self._newest() == version:
                         raise self._gone(name) from None
@@ -282,7 +335,7 @@ class Area:
     def _gone(self, name: str) -> TableError:
         return TableError(
             f"{self.uri}: shard {name} is gone; if its version was swept, open the table again, otherwise files were "
-            f"deleted by hand: delete {self.files.uri}/{self._hidden} and materialize the partition again"
+            f"deleted by hand: delete {self.files.uri}/{self.hidden} and materialize the partition again"
         )
 
     # --- shards --------------------------------------------------------------------------------------------------
@@ -293,7 +346,7 @@ class Area:
             raise TableError(f"{self.uri}: a shard of {file.rows} rows has an index of {len(index)}")
         name = shard_name(index, schema)
         data = file.finish()
-        self.files.put(f"{self._hidden}/shards/{name}.parquet", *data)
+        self.files.put(f"{self.hidden}/shards/{name}.parquet", *data)
         return Shard(name, len(index), sum(map(len, data)), sha256(*data), self.put_index(index))
 
     @staticmethod
@@ -305,20 +358,20 @@ class Area:
         """Write a row index; returns its name."""
         data = index_bytes(index)
         name = self.index_name(index)
-        self.files.put(f"{self._hidden}/index/{name}.parquet", data)
+        self.files.put(f"{self.hidden}/index/{name}.parquet", data)
         return name
 
     def read_index(self, shard: Shard) -> RowIndex:
-        return parsed_index(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"))
+        return parsed_index(self.files.get(f"{self.hidden}/index/{shard.index}.parquet"))
 
     def read_index_column(self, shard: Shard, name: str) -> npt.NDArray[Any]:
         """One field of `read_index`, much quicker."""
-        return parsed_column(self.files.get(f"{self._hidden}/index/{shard.index}.parquet"), name)
+        return parsed_column(self.files.get(f"{self.hidden}/index/{shard.index}.parquet"), name)
 
     def open_shard(self, shard: Shard) -> pa.NativeFile:
         """A shard of any version that is kept. Raises TableError if it is gone."""
         try:
-            return self.files.open(f"{self._hidden}/shards/{shard.file}")
+            return self.files.open(f"{self.hidden}/shards/{shard.file}")
         except FileNotFoundError:
             raise self._gone(shard.file) from None
 
@@ -329,22 +382,26 @@ class Area:
         self.files.put(self._wip_path(run_id, shard), json.dumps(shard.as_json()).encode())
 
     def _wip_path(self, run_id: str, shard: Shard) -> str:
-        return f"{self._hidden}/wip/{run_id}-{shard.name}.json"
+        return f"{self.hidden}/wip/{run_id}-{shard.name}.json"
 
     def wip(self) -> Iterator[Shard]:
         """What runs have finished and not committed, or not cleaned up."""
-        for name in self.files.names(f"{self._hidden}/wip"):
+        for name in self.files.names(f"{self.hidden}/wip"):
             with suppress(FileNotFoundError):
-                yield Shard(**json.loads(self.files.get(f"{self._hidden}/wip/{name}")))
+                yield self.wip_shard(name)
+
+    def wip_shard(self, name: str) -> Shard:
+        """The shard that a record of work in progress speaks of. Raises FileNotFoundError."""
+        return Shard(**json.loads(self.files.get(f"{self.hidden}/wip/{name}")))
 
     def lease(self, run_id: str) -> "Lease":
         """Until this is closed, no sweep of another run deletes what `run_id` writes."""
-        return Lease(self.files, f"{self._hidden}/leases/{run_id}.json")
+        return Lease(self.files, f"{self.hidden}/leases/{run_id}.json")
 
     def _others_alive(self, run_id: str) -> bool:
         alive = False
-        for name in self.files.names(f"{self._hidden}/leases"):
-            path = f"{self._hidden}/leases/{name}"
+        for name in self.files.names(f"{self.hidden}/leases"):
+            path = f"{self.hidden}/leases/{name}"
             try:
                 expires_at = json.loads(self.files.get(path))["expires_at"]
             except FileNotFoundError:
@@ -360,17 +417,25 @@ class Area:
     def note(self, name: str) -> bytes | None:
         """What `put_note` wrote last."""
         try:
-            return self.files.get(f"{self._hidden}/notes/{name}")
+            return self.files.get(f"{self.hidden}/notes/{name}")
         except FileNotFoundError:
             return None
 
     def put_note(self, name: str, data: bytes) -> None:
         """Keep a note for later runs. No commit waits for it, and of two runs the later one's stays."""
-        self.files.put(f"{self._hidden}/notes/{name}", data)
+        self.files.put(f"{self.hidden}/notes/{name}", data)
+
+    def notes(self) -> list[str]:
+        """The names of all notes."""
+        return self.files.names(f"{self.hidden}/notes")
+
+    def delete_note(self, name: str) -> None:
+        """Forget what `put_note` wrote."""
+        self.files.delete(f"{self.hidden}/notes/{name}")
 
     # --- sweep ---------------------------------------------------------------------------------------------------
 
-    def sweep(self, run_id: str, own: Collection[Shard], keep: int = KEPT_VERSIONS) -> None:
+    def sweep(self, run_id: str, own: Collection[Shard], keep: int | None = None) -> None:
         """Delete what a commit has made superfluous: work in progress, and what no kept version needs.
 
         If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
@@ -380,30 +445,76 @@ class Area:
         Args:
             run_id: of the run that has committed.
             own: the shards that it wrote.
-            keep: so many versions.
+            keep: so many versions; None: `kept_versions`.
         """
-        for shard in own:
-            self.files.delete(self._wip_path(run_id, shard))
-        wip = [name for name, age in self.files.ages(f"{self._hidden}/wip").items() if age > LEASE_SECONDS]
+        wip = self.files.ages(f"{self.hidden}/wip")
+        for name in wip:
+            if name.rpartition("-")[0] == run_id:
+                self.files.delete(f"{self.hidden}/wip/{name}")
         own_files = {shard.file for shard in own} | {f"{shard.index}.parquet" for shard in own}
         candidates = [
             (folder, name)
             for folder in ("shards", "index")
-            for name, age in self.files.ages(f"{self._hidden}/{folder}").items()
+            for name, age in self.files.ages(f"{self.hidden}/{folder}").items()
             if age > LEASE_SECONDS or name in own_files
         ]
         if self._others_alive(run_id):
             return
-        for name in wip:
-            self.files.delete(f"{self._hidden}/wip/{name}")
-        for version in self.versions()[:-keep]:
+        for name, age in wip.items():
+            if age > LEASE_SECONDS:
+                self.files.delete(f"{self.hidden}/wip/{name}")
+        for version in self.versions()[: -(keep or self.kept_versions)]:
             self.files.delete(self._manifest_path(version))
-        needed = {
+        needed = self._needed()
+        for folder, name in candidates:
+            if name not in needed:
+                self.files.delete(f"{self.hidden}/{folder}/{name}")
+        self.files.sweep_temporary(LEASE_SECONDS)
+
+    def _needed(self) -> set[str]:
+        """The files of shards and their indices that a kept version or work in progress has."""
+        return {
             name
             for shard in (*(shard for manifest in self.kept() for shard in manifest.shards), *self.wip())
             for name in (shard.file, f"{shard.index}.parquet")
         }
-        for folder, name in candidates:
-            if name not in needed:
-                self.files.delete(f"{self._hidden}/{folder}/{name}")
-        self.files.sweep_temporary(LEASE_SECONDS)
+
+    # --- taking down ---------------------------------------------------------------------------------------------
+
+    def superseded(self) -> set[str]:
+        """The files of all shards that the current version does not have: of older ones, of work in progress, or of none."""
+        newest = self._newest()
+        current = {shard.file for shard in self.manifest(newest).shards} if newest else set()
+        return {name for name in self.files.names(f"{self.hidden}/shards") if name not in current}
+
+    def take_down(self, files: Collection[str], *, older_versions: bool) -> list[int]:
+        """Delete work in progress that lies in these shards, and, if so wanted, the older versions that have one of them.
+
+        At once, whoever is alive: the current version is committed, so a run that began before it cannot commit any more, and
+        one that began after it is told to run again. Who reads an older version is told that it is gone.
+
+        Args:
+            files: the names of shard files, `superseded` ones.
+            older_versions: whether those that need them go, too; or else their shards stay with them.
+
+        Returns:
+            The older versions that have one of these shards.
+        """
+        doomed = set(files)
+        wip = f"{self.hidden}/wip"
+        for name in self.files.names(wip):
+            with suppress(FileNotFoundError):
+                if Shard(**json.loads(self.files.get(f"{wip}/{name}"))).file in doomed:
+                    self.files.delete(f"{wip}/{name}")
+        older = self.kept()[:-1]
+        hit = [manifest for manifest in older if any(shard.file in doomed for shard in manifest.shards)]
+        indices: set[str] = set()
+        for manifest in hit if older_versions else ():
+            self.files.delete(self._manifest_path(manifest.version))
+            doomed |= {shard.file for shard in manifest.shards}
+            indices |= {f"{shard.index}.parquet" for shard in manifest.shards}
+        needed = self._needed()
+        for folder, names in (("shards", doomed), ("index", indices)):
+            for name in sorted(names - needed):
+                self.files.delete(f"{self.hidden}/{folder}/{name}")
+        return [manifest.version for manifest in hit]

@@ -44,6 +44,12 @@ class Files(Protocol):
     def ages(self, folder: str) -> dict[str, float]:
         """The names of the files directly in a folder, and the seconds since each was written."""
 
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders directly in a folder, sorted; none if there is no such folder."""
+
+    def usage(self, *folders: str) -> int:
+        """The bytes that the files directly in some folders take; one that has several names there counts once."""
+
     def project(self, source: str, target: str) -> None:
         """Let a file appear under a second name too, if nothing does yet. Raises FileNotFoundError."""
 
@@ -94,6 +100,22 @@ class LocalFiles:
             with suppress(FileNotFoundError):
                 ages[name] = time.time() - (self._base / folder / name).stat().st_mtime
         return ages
+
+    def folders(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self._base / folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def usage(self, *folders: str) -> int:
+        sizes = {}
+        for folder in folders:
+            for name in self.names(folder):
+                with suppress(FileNotFoundError):
+                    status = (self._base / folder / name).stat()
+                    sizes[status.st_dev, status.st_ino] = status.st_size
+        return sum(sizes.values())
 
     def project(self, source: str, target: str) -> None:
         with self._changing(), suppress(FileExistsError):
@@ -195,15 +217,27 @@ class S3Files:
         return sorted(self.ages(folder))
 
     def ages(self, folder: str) -> dict[str, float]:
+        now = time.time()
+        return {name: now - item["LastModified"].timestamp() for name, item in self._objects(folder)}
+
+    def folders(self, folder: str) -> list[str]:
         prefix = f"{self._prefix}{folder}/"
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=prefix, Delimiter="/"
-        )
-        return {
-            item["Key"].removeprefix(prefix): time.time() - item["LastModified"].timestamp()
-            for page in pages
-            for item in page.get("Contents", ())
-        }
+        found = (item["Prefix"] for page in self._pages(prefix) for item in page.get("CommonPrefixes", ()))
+        return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+    def usage(self, *folders: str) -> int:
+        return sum(item["Size"] for folder in folders for _, item in self._objects(folder))
+
+    def _objects(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The objects directly in a folder, by name, as the server lists them."""
+        prefix = f"{self._prefix}{folder}/"
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                yield item["Key"].removeprefix(prefix), item
+
+    def _pages(self, prefix: str) -> Iterator[dict[str, Any]]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        yield from paginator.paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/")
 
     def project(self, source: str, target: str) -> None:
         try:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
@@ -130,10 +131,11 @@ class Staging:
             nothing_refused = all(judged is None or all(judged) for judged in usable.values())
             self.is_current = same_basis and same_version and nothing_refused
             if not self.is_current:
-                # A shard of an older version that comes back is the file that is there.
-                self._named = {shard.name: shard for manifest in area.kept() for shard in manifest.shards}
+                older = dict.fromkeys(shard for manifest in area.kept() for shard in manifest.shards)
+                # A shard that comes back is the file that is there.
+                self._named = {shard.name: shard for shard in older}
                 # Of two rows with the same work the last one counts, so the current version comes last.
-                for shard in (*self._named.values(), *area.wip()):
+                for shard in (*older, *area.wip()):
                     # Another run's sweep may take it from under us; then its rows are computed again.
                     with suppress(FileNotFoundError, TableError):
                         if shard not in usable:
@@ -224,9 +226,11 @@ class Staging:
         report = {
             name: it for name, it in self._last_run.items() if name not in ("run_id", "version", "basis")
         }
-        report |= {"rows_reused": report["rows_ok"] + report["rows_failed"], **(facts or {})}
+        rows = report["rows_ok"] + report["rows_failed"]
+        report |= {"rows_reused": rows, "rows_computed": 0, **(facts or {})}
         return Staged(
             self._area,
+            self._schema,
             base,
             base.shards,
             base.data_version,
@@ -289,6 +293,7 @@ class Staging:
             "rows_duplicate": duplicates,
             "rows_skipped": rows_skipped,
             "rows_reused": self._reused,
+            "rows_computed": rows - self._reused,
             "failures": dict(sorted(failed.items())),
             "bytes": size,
             "shards": len(shards),
@@ -297,6 +302,7 @@ class Staging:
         version = data_version(planned)
         return Staged(
             self._area,
+            self._schema,
             self._base,
             tuple(shards),
             version,
@@ -322,6 +328,8 @@ class Staging:
         if self._judge is None:
             return None
         with self._area.open_shard(shard) as file:
+            if not set(self._judge.columns) <= set(pq.read_schema(file).names):
+                return [False] * shard.rows  # it is of an older schema
             return [
                 ok for batch in read_batches(file, self._judge.columns) for ok in self._judge.may_reuse(batch)
             ]
@@ -400,14 +408,15 @@ class Staged:
 
     Attributes:
         data_version: digest of its content.
-        report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; rows_reused, failures by code, bytes,
-            shards, and what the stage said of itself.
+        report: rows_in = rows_ok + rows_failed + rows_duplicate + rows_skipped; of the rows there are, rows_reused and
+            rows_computed; failures by code, bytes, shards, and what the stage said of itself.
         own: the shards that this run wrote, of this version or on the way to it.
         errors: the error codes of its rows, in order, empty where a row is good; None: not read yet.
         basis: see `Staging`.
     """
 
     area: Area
+    schema: TableSchema
     base: Manifest | None
     shards: tuple[Shard, ...]
     data_version: str
@@ -428,7 +437,14 @@ class Staged:
         """Make it the current version. Raises TableError if another run was first."""
         try:
             manifest = self.area.commit(
-                self.base, self.shards, self.data_version, self.run_id, self.report, self.lease, self.basis
+                self.schema,
+                self.base,
+                self.shards,
+                self.data_version,
+                self.run_id,
+                self.report,
+                self.lease,
+                self.basis,
             )
             try:
                 self.area.sweep(self.run_id, self.own)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
-from sd_assets.storage.area import Area, Manifest
+from sd_assets.storage.area import KEPT_VERSIONS, Area, Manifest
 from sd_assets.storage.digests import joined
 from sd_assets.storage.files import Files
 from sd_assets.storage.rows import Rows, as_batch
@@ -125,19 +125,27 @@ def spread(count: int, total: int) -> list[int]:
 
 
 class TableStore:
-    """All tables under one base."""
+    """All tables under one base.
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    Args:
+        files: the base.
+        kept_versions: so many versions of a partition are kept, at least one.
+    """
+
+    def __init__(self, files: Files, kept_versions: int = KEPT_VERSIONS) -> None:
+        self.files = files
+        self._kept_versions = kept_versions
 
     def area(self, asset: str, partition: str) -> Area:
-        return Area(self._files, asset, partition)
+        return Area(self.files, asset, partition, self._kept_versions)
 
-    def open(self, asset: str, partition: str) -> Table:
-        """The current version of a partition.
+    def open(
+        self, asset: str, partition: str, *, version: int | None = None, data_version: str | None = None
+    ) -> Table:
+        """A version of a partition: the current one, or an older one by its number or its data version.
 
         Raises:
-            TableError: it was never committed.
+            TableError: it was never committed; or that version is not kept, with a list of those that are.
         """
         area = self.area(asset, partition)
         manifest = area.latest()
@@ -145,4 +153,6 @@ class TableStore:
             raise TableError(
                 f"{area.uri}: there is no committed version; materialize {asset} for {partition!r} first"
             )
+        if version is not None or data_version is not None:
+            manifest = area.find(version=version, data_version=data_version)
         return Table(area, manifest)

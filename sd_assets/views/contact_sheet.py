@@ -12,6 +12,7 @@ from PIL import Image
 
 from sd_assets.errors import RowError
 from sd_assets.images import decode_rgb, encode, inspect
+from sd_assets.schemas import is_binary
 from sd_assets.storage.table import Table, spread
 from sd_assets.views import svg
 from sd_assets.views.markdown import picture
@@ -80,11 +81,7 @@ def contact_sheet(table: Table, images: Sequence[Table] = (), *, max_bytes: int 
 
 
 def _has_images(table: Table) -> bool:
-    return IMAGE in table.schema.names and _is_binary(table.schema.field(IMAGE).type)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return IMAGE in table.schema.names and is_binary(table.schema.field(IMAGE).type)
 
 
 def _apart(places: Sequence[int], parts: Sequence[Collection[Any]]) -> Iterator[list[int]]:

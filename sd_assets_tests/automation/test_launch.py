@@ -56,7 +56,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
-    monkeypatch.setattr(sys, "argv", ["sd_assets", PARTITION])
+    monkeypatch.setattr(sys, "argv", ["sd_assets", "build", PARTITION])
     return tmp_path
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sd_assets.compute.local import map_ahead, run_stage
+from sd_assets.ahead import map_ahead
+from sd_assets.compute.local import run_stage
 from sd_assets.errors import TableError
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles

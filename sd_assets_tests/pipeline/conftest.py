@@ -40,7 +40,7 @@ def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
         partition: str, data: Path, command: list[str] | None = None, **environment: str
     ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            command or [sys.executable, "-m", "sd_assets", partition],
+            command or [sys.executable, "-m", "sd_assets", "build", partition],
             cwd=PROJECT,
             env={
                 **os.environ,

@@ -18,19 +18,25 @@ import yaml
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 
 from sd_assets import catalog
+from sd_assets.assets.hub_revision import hub_revision
 from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.automation.schedules import weekly_refresh
+from sd_assets.automation.sensors import hub_revisions
 from sd_assets.quality.rows import FAILURES
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore
+from sd_assets_tests.hub.repos import Repo
+from sd_assets_tests.hub.server import Hub
 from sd_assets_tests.pipeline.browser import opened_page, seen
 from sd_assets_tests.pipeline.conftest import PROJECT
 from sd_assets_tests.pipeline.test_demo import NAMES
 from sd_assets_tests.pipeline.webserver import LOCATION, Webserver, waited
+from sd_assets_tests.sources.hub_data import SHARD, pictures
 
 pytestmark = pytest.mark.timeout(900)
 
 PARTITIONS = ["demo_rooms", "demo_prompts"]
+OF_HUB = "photos_of_the_hub"
 ARTIFACTS = PROJECT / "test-artifacts"
 
 # `make dev`, but for the size of its world.
@@ -53,13 +59,15 @@ class Dev:
         web: its webserver.
         home: the folder of its instance.
         data: the folder of the tables.
-        catalog: the file of its catalogue: the two demo partitions.
+        catalog: the file of its catalogue: the two demo partitions, and one of a Hub dataset.
+        photos: that dataset.
     """
 
     web: Webserver
     home: Path
     data: Path
     catalog: Path
+    photos: Repo
 
     def table(self, asset: str, partition: str) -> Table:
         return TableStore(LocalFiles(self.data)).open(asset, partition)
@@ -71,18 +79,22 @@ class Dev:
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+def dev(tmp_path_factory: pytest.TempPathFactory, _hub: Hub) -> Iterator[Dev]:
     folder = tmp_path_factory.mktemp("dev")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    dev = Dev(Webserver(port), folder / "home", folder / "data", folder / "catalog.yaml")
+    photos = _hub.dataset("org/photos", {SHARD: pictures(2)})
+    dev = Dev(Webserver(port), folder / "home", folder / "data", folder / "catalog.yaml", photos)
     dev.home.mkdir()
     shutil.copy(PROJECT / "dagster.yaml", dev.home)
     # As it is shipped, without the entries that need a network.
     shipped = (PROJECT / "seed_datasets.yaml").read_text()
     written = yaml.safe_load(shipped.replace("sd_assets/demo/models", f"{PROJECT}/sd_assets/demo/models"))
-    written["seed_datasets"] = {name: written["seed_datasets"][name] for name in PARTITIONS}
+    demo = {name: written["seed_datasets"][name] for name in PARTITIONS}
+    source = {"kind": "hub", "id": photos.id}
+    of_hub = {**demo["demo_rooms"], "prompts": {"texts": ["a red sofa"]}, "source": source}
+    written["seed_datasets"] = {**demo, OF_HUB: of_hub}
     dev.catalog.write_text(yaml.safe_dump(written))
     environment = {
         "DAGSTER_HOME": str(dev.home),
@@ -175,6 +187,47 @@ def test_a_failing_check_stops_what_follows(dev: Dev, backfill: str) -> None:
     assert found["evaluation"]["severity"] == "ERROR"
 
 
+START_SENSOR = """
+mutation($sensor: SensorSelector!) {
+  startSensor(sensorSelector: $sensor) { __typename ... on PythonError { message } }
+}
+"""
+SENSOR_TICKS = """
+query($sensor: SensorSelector!) {
+  sensorOrError(sensorSelector: $sensor) {
+    ... on Sensor { sensorState { status ticks { status runIds error { message } } } }
+  }
+}
+"""
+
+
+def test_a_push_to_the_hub_is_refreshed(dev: Dev, backfill: str) -> None:
+    sensor = {**LOCATION, "sensorName": hub_revisions.name}
+
+    def state() -> dict[str, Any]:
+        found: dict[str, Any] = dev.web.ask(SENSOR_TICKS, sensor=sensor)["sensorOrError"]["sensorState"]
+        return found
+
+    assert state()["status"] == "STOPPED"
+    assert dev.web.stale_status("seed_images", OF_HUB) == "MISSING"
+    run_id = dev.web.launch("__ASSET_JOB", OF_HUB, [hub_revision.key.path[0], "seed_images"])
+    assert dev.web.ended(1, runIds=[run_id]) == {OF_HUB: "SUCCESS"}
+    assert dev.web.stale_status("seed_images", OF_HUB) == "FRESH"
+    assert dev.web.stale_status("text_image_pairs", OF_HUB) == "MISSING"
+
+    dev.photos.push({SHARD: pictures(3)})
+    started = dev.web.ask(START_SENSOR, sensor=sensor)["startSensor"]
+    assert started["__typename"] == "Sensor", started
+    ticks = waited(
+        lambda: [tick for tick in state()["ticks"] if tick["status"] != "STARTED"], 150, "the daemon's tick"
+    )
+    assert [tick["status"] for tick in ticks] == ["SUCCESS"], ticks
+    assert dev.web.ended(1, runIds=ticks[0]["runIds"]) == {OF_HUB: "SUCCESS"}
+    assert dev.table("seed_images", OF_HUB).num_rows == 3
+    for asset in NAMES:
+        assert dev.web.stale_status(asset, OF_HUB) == "FRESH"
+
+
 START = """
 mutation($schedule: ScheduleSelector!) {
   startSchedule(scheduleSelector: $schedule) { __typename ... on PythonError { message } }
@@ -209,8 +262,9 @@ def test_a_tick_of_the_weekly_refresh_runs_every_partition(dev: Dev, backfill: s
         lambda: [tick for tick in state()["ticks"] if tick["status"] != "STARTED"], 150, "the daemon's tick"
     )
     assert [tick["status"] for tick in ticks] == ["SUCCESS"], ticks
-    assert len(ticks[0]["runIds"]) == len(PARTITIONS)
-    assert dev.web.ended(2, runIds=ticks[0]["runIds"]) == dict.fromkeys(PARTITIONS, "SUCCESS")
+    every = [*PARTITIONS, OF_HUB]
+    assert len(ticks[0]["runIds"]) == len(every)
+    assert dev.web.ended(len(every), runIds=ticks[0]["runIds"]) == dict.fromkeys(every, "SUCCESS")
     for partition in PARTITIONS:
         for name, report in dev.reports(partition).items():
             assert report["rows_reused"] == report["rows_ok"] + report["rows_failed"], name

@@ -43,6 +43,11 @@ query($asset: AssetKeyInput!, $check: String!) {
   }
 }
 """
+_STALE = """
+query($asset: AssetKeyInput!, $partition: String!) {
+  assetNodeOrError(assetKey: $asset) { ... on AssetNode { staleStatus(partition: $partition) } }
+}
+"""
 _STEPS = """
 query($run: ID!) { runOrError(runId: $run) { ... on Run { stepStats { stepKey status } } } }
 """
@@ -122,6 +127,12 @@ class Webserver:
         """The status of each step that a run began, by its key."""
         stats = self.ask(_STEPS, run=run_id)["runOrError"]["stepStats"]
         return {step["stepKey"]: step["status"] for step in stats}
+
+    def stale_status(self, asset: str, partition: str) -> str:
+        """FRESH, STALE or MISSING, as the UI shows it."""
+        found = self.ask(_STALE, asset={"path": [asset]}, partition=partition)["assetNodeOrError"]
+        status: str = found["staleStatus"]
+        return status
 
     def last_check(self, asset: str, check: str) -> dict[str, Any]:
         """What a check of an asset last said: `runId`, `status`, `partition` and `evaluation`."""

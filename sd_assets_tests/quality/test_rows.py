@@ -38,6 +38,14 @@ def test_failures_are_those_of_the_rows(tmp_path: Path) -> None:
     }
 
 
+def test_what_was_taken_down_is_no_failure(tmp_path: Path) -> None:
+    found = failures(downloads(tmp_path, [*CODES, *(["blocked"] * 95)]), total=0.6)
+    assert found.passed
+    assert dict(found.numbers)["rows"] == 5
+    assert found.description.startswith("3 of 5 rows failed (timeout 2, not_found 1)")
+    assert failures(downloads(tmp_path / "all", ["blocked"]), total=0.0).passed
+
+
 @pytest.mark.parametrize(
     ("limits", "broken"),
     [

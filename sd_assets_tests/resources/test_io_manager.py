@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.storage import KEY_METADATA, ParquetIOManager, StorageResource
 from sd_assets.storage.table import Table
 
@@ -16,7 +17,7 @@ PARTS = dg.StaticPartitionsDefinition(["p"])
 
 
 def materialized(base: Path, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
-    manager = ParquetIOManager(storage=StorageResource(base=str(base)))
+    manager = ParquetIOManager(storage=StorageResource(base=str(base)), catalog=CatalogResource())
     return dg.materialize(assets, partition_key="p", resources={"io_manager": manager})
 
 

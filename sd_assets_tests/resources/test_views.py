@@ -14,13 +14,15 @@ from dagster_shared.serdes import serialize_value
 from PIL import Image
 
 from sd_assets.resources import views
+from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.storage import KEY_METADATA, ParquetIOManager, StorageResource
 from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import IMAGE_CAPTIONS, SEED_IMAGES, TableSchema
 from sd_assets.stages.stage import Stage, rows_of
+from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.staging import Staged
-from sd_assets.storage.table import Table
+from sd_assets.storage.table import Table, TableStore
 from sd_assets_tests.tables import table_of
 from sd_assets_tests.views.seen import picture_in
 
@@ -30,7 +32,10 @@ VIEWS = ("contact_sheet", "distributions", "failure_examples")
 
 def materialized(base: Path, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
     storage = StorageResource(base=str(base))
-    resources = {"io_manager": ParquetIOManager(storage=storage), "compute": ComputeResource(storage=storage)}
+    resources = {
+        "io_manager": ParquetIOManager(storage=storage, catalog=CatalogResource()),
+        "compute": ComputeResource(storage=storage),
+    }
     return dg.materialize(assets, partition_key="p", resources=resources)
 
 
@@ -121,7 +126,9 @@ class Described(Stage):
         return {"index": "clip-retrieval:http://host/?key=5ec2e7#"}
 
 
-def test_a_stage_s_table_has_views_with_images_of_its_inputs(tmp_path: Path) -> None:
+def test_a_stage_s_table_has_views_with_images_of_its_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = table_of(
         tmp_path,
         SEED_IMAGES,
@@ -153,6 +160,15 @@ def test_a_stage_s_table_has_views_with_images_of_its_inputs(tmp_path: Path) -> 
     assert seeds.keys() == {"contact_sheet", "distributions"}
     assert picture_in(seeds["contact_sheet"]).texts == []
 
+    # What has not changed is not drawn again.
+    def draw(*_: Any) -> str:
+        raise AssertionError
+
+    for name in ("contact_sheet", "distributions", "failures"):
+        monkeypatch.setattr(views, name, draw)
+    again = materialized(tmp_path, image_captions)
+    assert shown(event(again, "image_captions")) == shown(captions)
+
 
 def test_of_very_many_error_codes_the_most_frequent_are_named(tmp_path: Path) -> None:
     @dg.asset(partitions_def=PARTS)
@@ -182,7 +198,9 @@ def test_a_view_that_fails_is_warned_of_and_the_others_are_there(
         {"source": "x", "error": "unreadable"},
     ]
     warnings: list[str] = []
-    found = view_metadata(table_of(tmp_path, SEED_IMAGES, rows), SEED_IMAGES, (), warnings.append)
+    table = table_of(tmp_path, SEED_IMAGES, rows)
+    area = TableStore(LocalFiles(tmp_path)).area("seed_images", "p")
+    found = view_metadata(area, table, SEED_IMAGES, (), warnings.append)
     assert found.keys() == {"distributions", "failure_examples"}
     assert warnings == ["seed_images: no contact_sheet: OSError: no space left for …"]
 

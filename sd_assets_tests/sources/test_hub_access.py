@@ -1,16 +1,17 @@
 """Which commit of a Hub's dataset is read, by whom, and what becomes of it when the Hub or the network fails."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
 from sd_assets.errors import SourceError
-from sd_assets.settings import HubSource
-from sd_assets.sources.images import read_images
+from sd_assets.settings import FolderSource, HubSource, UrlsSource
+from sd_assets.sources.images import pinned, read_images
 from sd_assets.sources.rows import SourceRow
-from sd_assets_tests.hub.server import READER, STRANGER, Hub
+from sd_assets_tests.hub.server import READER, STRANGER, Hub, loopback, url_of
 from sd_assets_tests.sources.conftest import picture
 from sd_assets_tests.sources.hub_data import SHARD, bare_parquet, pictures, tar
 
@@ -76,6 +77,44 @@ def test_what_a_cache_holds_of_another_commit_is_not_read(hub: Hub, no_pauses: N
         read()
 
 
+def test_a_pinned_source_is_read_at_the_commit_that_it_was_pinned_at(hub: Hub) -> None:
+    repo = hub.dataset(ID, {SHARD: pictures(2)})
+    commit = repo.refs["main"]
+    pinned_first, identity = pinned(source())
+    repo.push({SHARD: pictures(3)})
+    assert {row.revision for row in read_images(pinned_first)} == {commit}
+    assert len(list(read_images(pinned_first))) == 2
+    # Whatever name the commit is asked for by, its rows are the same; those of another are not.
+    repo.tag("v1", commit)
+    assert pinned(source(revision="v1")) == pinned(source(revision=commit)) == (pinned_first, identity)
+    assert pinned(source())[1] not in (None, identity)
+
+
+def test_the_identity_of_a_source_changes_with_what_is_read_of_it(hub: Hub) -> None:
+    hub.dataset(ID, {SHARD: pictures(2)})
+    edits: list[dict[str, Any]] = [
+        {},
+        {"max_rows": 1},
+        {"text_column": ""},
+        {"image_column": "image"},
+        {"split": "test"},
+        {"config": "a"},
+    ]
+    identities = [pinned(source(**edit))[1] for edit in edits]
+    assert None not in identities and len(set(identities)) == len(edits)
+    assert not hub.asked("file")
+
+
+def test_of_other_sources_only_reading_tells(hub: Hub, tmp_path: Path) -> None:
+    for other in (
+        HubSource(kind="hub", id=str(tmp_path), revision="0" * 40),  # a folder here
+        FolderSource(kind="folder", path=str(tmp_path)),
+        UrlsSource(kind="urls", path="urls.txt"),
+    ):
+        assert pinned(other) == (other, None)
+    assert not hub.requests
+
+
 # --- who may read ----------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +175,15 @@ def test_no_hub() -> None:
         read()
     with pytest.raises(SourceError, match="an id is `owner/name`"):
         list(read_images(HubSource(kind="hub", id="a/b/c")))
+
+
+def test_a_hub_that_accepts_and_never_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd_assets.sources.hub._TIMEOUT_S", 0.1)
+    with loopback() as silent:
+        silent.listen()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url_of(silent))
+        with pytest.raises(SourceError, match=r"cannot be reached: .*Check the network and HF_ENDPOINT"):
+            read()
 
 
 def test_offline_mode(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sd_assets.blocked import Blocked
 from sd_assets.compute.local import run_stage
 from sd_assets.errors import CatalogError, ErrorCode, SourceError
+from sd_assets.schemas import image_id
 from sd_assets.settings import DownloadSettings, UrlsSource
 from sd_assets.sources import urls as module
 from sd_assets.sources.images import read_images
@@ -525,3 +527,68 @@ def test_what_a_killed_run_had_downloaded_is_taken_over(tmp_path: Path, server: 
     server.requests.clear()
     committed(tmp_path, path)
     assert not server.requests
+
+
+# --- what was taken down -----------------------------------------------------------------------------------------
+
+
+def taken_down(base: Path, path: Path, blocked: Blocked) -> list[str]:
+    """The sources that are left after a run with this list, committed."""
+    area, stage = area_at(base), SeedImagesStage(blocked)
+    source = UrlsSource(kind="urls", path=str(path))
+    with closing(read_images(source, DownloadSettings(**ALLOWED), area, blocked)) as rows:
+        seeds = stage.without_blocked(source_batches(rows))
+        staged = run_stage(stage, seeds, area, f"run-{time.monotonic_ns()}", print)
+    return [row[0] for row in contents(Table(area, staged.commit()))]
+
+
+def test_blocked_seeds_are_skipped_and_not_asked_for(tmp_path: Path, server: Server) -> None:
+    urls = serve(server, 4)
+    server.paths["/to"] = answer("302 Found", Location="http://evil.example/x.jpg")
+    path = listed(tmp_path / "a.csv", [*urls, server.url("/to"), server.url("/gone")])
+    blocked = Blocked(urls=[urls[0]], hosts=["evil.example"], images=[image_id(picture(1))])
+    left = [*urls[2:], server.url("/gone")]
+    assert taken_down(tmp_path, path, blocked) == left
+    # What is only seen once it has come, or redirects, is asked for once, and never again.
+    assert server.requests == {"/1.jpg": 1, "/2.jpg": 1, "/3.jpg": 1, "/to": 1, "/gone": 1}
+    report = area_at(tmp_path).last_run()
+    assert (report["rows_in"], report["rows_skipped"], report["rows_blocked"]) == (6, 3, 3)
+    server.requests.clear()
+    assert taken_down(tmp_path, path, blocked) == left
+    assert not server.requests
+    # Off the list they come back, and only they are asked for.
+    assert taken_down(tmp_path, path, Blocked(hosts=["evil.example"]))[:4] == urls
+    assert server.requests == {"/0.jpg": 1, "/1.jpg": 1}
+
+
+def test_seeds_that_are_there_go_without_being_asked_for_again(tmp_path: Path, server: Server) -> None:
+    urls = serve(server, 3)
+    server.paths["/copy.jpg"] = answer(body=picture(0))
+    path = listed(tmp_path / "a.csv", [*urls, server.url("/copy.jpg")])
+    assert taken_down(tmp_path, path, Blocked()) == urls
+    server.requests.clear()
+    blocked = Blocked(images=[image_id(picture(1))])
+    for _ in range(2):
+        assert taken_down(tmp_path, path, blocked) == [urls[0], urls[2]]
+    assert not server.requests
+    # The note names no URL that is blocked: neither a copy, nor what it is a copy of.
+    for gone in (urls[0], server.url("/copy.jpg")):
+        taken_down(tmp_path, path, Blocked())
+        assert gone.encode() in (area_at(tmp_path).note("fetched.json") or b"")
+        known = module.Known(area_at(tmp_path), DownloadSettings(**ALLOWED), Blocked(urls=[gone]))
+        known.close()
+        assert gone.encode() not in (area_at(tmp_path).note("fetched.json") or b"")
+
+
+def test_what_an_error_of_a_seed_quotes_goes_too(tmp_path: Path, server: Server) -> None:
+    server.paths["/to"] = answer("302 Found", Location="http://10.0.0.1/x.jpg")
+    path = listed(tmp_path / "a.csv", [server.url("/to")])
+    details = []
+    for blocked in (Blocked(), Blocked(hosts=["10.0.0.1"])):
+        taken_down(tmp_path, path, blocked)
+        latest = area_at(tmp_path).latest()
+        assert latest is not None
+        rows = Table(area_at(tmp_path), latest).read(["error", "error_detail"]).to_pylist()
+        assert [row["error"] for row in rows] == ["address_forbidden"]
+        details.append(rows[0]["error_detail"])
+    assert "10.0.0.1" in details[0] and "10.0.0.1" not in details[1]

@@ -10,7 +10,9 @@ from moto.server import ThreadedMotoServer
 from sd_assets.compute.local import run_stage
 from sd_assets.errors import TableError
 from sd_assets.storage.files import S3Files
+from sd_assets.storage.housekeeping import find_areas, inventory
 from sd_assets.storage.table import TableStore
+from sd_assets.storage.verify import verify
 from sd_assets_tests.toy import ToyStage, toy_input
 
 pytestmark = pytest.mark.s3
@@ -74,3 +76,23 @@ def test_of_two_runs_at_once_one_wins(client: Any) -> None:
     with pytest.raises(TableError, match="run quick committed version 1"):
         slow.commit()
     assert store.open("toy", "p").num_rows == 50
+
+
+def test_listing_and_verifying(client: Any) -> None:
+    files = S3Files(client, "s3://data/listed")
+    store = TableStore(files)
+    refresh(store, range(100), "first")
+    refresh(store, range(120), "second")
+    (area,) = find_areas(store)
+    found = inventory(area)
+    assert [(version.number, version.rows) for version in found.versions] == [(2, 120), (1, 100)]
+    objects = client.list_objects_v2(Bucket="data", Prefix="listed/")["Contents"]
+    assert found.bytes == sum(item["Size"] for item in objects)
+    assert verify(area).faults == []
+    # Here the folder holds copies.
+    shard = area.manifest(2).shards[-1]
+    client.delete_object(Bucket="data", Key=f"listed/{area.hidden}/shards/{shard.file}")
+    (fault,) = verify(area).faults
+    assert (
+        fault.what == "is missing" and fault.remedy == f"Copy toy/p/{shard.file} to there: that one is whole"
+    )

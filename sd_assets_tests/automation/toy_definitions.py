@@ -1,0 +1,70 @@
+"""Our definitions with toy models, their steps in the process of the run: what Dagster loads for `project.Project`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from sd_assets.definitions import build_definitions
+from sd_assets.models.caption_model import CaptionModel
+
+
+class ToyEncoder:
+    """Texts and images as vectors, without a model."""
+
+    identity = "toy"
+    fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def load(self) -> None: ...
+
+    def facts(self) -> dict[str, Any]:
+        return {"model": "toy"}
+
+    def preprocess(self, image: Any) -> Any:
+        return np.asarray(image)
+
+    def encode_images(self, images: Sequence[Any]) -> Any:
+        return _of_length_1([[image.mean(), 1.0] for image in images])
+
+    def encode_texts(self, texts: Sequence[str]) -> Any:
+        return _of_length_1([[len(text), 1.0] for text in texts])
+
+
+class ToyCaptioner(CaptionModel):
+    """Says how large a picture is."""
+
+    identity = "toy"
+
+    def caption(self, inputs: Sequence[Any]) -> list[str]:
+        return [f"a picture {image.width} wide" for image in inputs]
+
+
+class ToyClip(dg.ConfigurableResource["ToyClip"]):
+    def encoder(self, settings: Any) -> ToyEncoder:
+        return ToyEncoder(settings)
+
+
+class ToyCaptioners(dg.ConfigurableResource["ToyCaptioners"]):
+    def captioner(self, settings: Any) -> ToyCaptioner:
+        return ToyCaptioner()
+
+
+def _of_length_1(vectors: list[list[float]]) -> Any:
+    rows = np.array(vectors, np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+_OURS = build_definitions({"clip": ToyClip(), "captioner": ToyCaptioners()})
+defs = dg.Definitions(
+    assets=_OURS.assets,
+    asset_checks=_OURS.asset_checks,
+    jobs=_OURS.jobs,
+    schedules=_OURS.schedules,
+    sensors=_OURS.sensors,
+    resources=_OURS.resources,
+    executor=dg.in_process_executor,
+)
