@@ -57,12 +57,13 @@ class DownloadStage(Stage):
         self.judge = Judge(columns, self._may_reuse)
         # By url_id, what stored rows say: when the last attempt failed, and the first; what it was blocked by.
         self._failed: dict[str, tuple[datetime, datetime]] = {}
-        self._given_up: dict[str, datetime] = {}
+        self._given_up: set[str] = set()
         self._blocked_by: dict[str, list[str]] = {}
         self._succeeded: list[pa.RecordBatch] = []
-        # What this run counts; the input is not read if the version stays as it is.
+        # What this run counts; of the input, if it is read: if not, the version stays as it is.
         self._retried: set[str] = set()
-        self._listed: dict[str, int] | None = None
+        self._listed_given_up: set[str] | None = None
+        self._rows_blocked = 0
 
     @property
     def schema(self) -> TableSchema:
@@ -72,20 +73,21 @@ class DownloadStage(Stage):
         return self._settings.effects()
 
     def facts(self) -> dict[str, Any]:
-        # If no input was read, the version stays as it is, and all that its rows say of themselves is true of it.
-        listed = self._listed or {"rows_given_up": len(self._given_up)}
-        return {"rows_retried": len(self._retried), **listed}
+        facts = {"rows_retried": len(self._retried)}
+        if self._listed_given_up is None:
+            return {**facts, "rows_given_up": len(self._given_up)}
+        return {**facts, "rows_given_up": len(self._listed_given_up), "rows_blocked": self._rows_blocked}
 
     def url_rows(self, retrieved_image_urls: Table) -> Iterator[pa.RecordBatch]:
         """Retrieved URLs as the input of the stage; those that are blocked as if an earlier stage had failed them."""
         self._forget_what_succeeded_later()
-        listed = self._listed = {"rows_given_up": 0, "rows_blocked": 0}
+        self._listed_given_up = set()
         for batch in retrieved_image_urls.batches(["url_id", "url", "error"]):
             held = self._blocked.urls(batch.column("url"))
             if self._given_up:
-                listed["rows_given_up"] += len(self._given_up.keys() & batch.column("url_id").to_pylist())
+                self._listed_given_up.update(self._given_up.intersection(batch.column("url_id").to_pylist()))
             if held.any():
-                listed["rows_blocked"] += int(held.sum())
+                self._rows_blocked += int(held.sum())
                 codes = np.where(held, str(ErrorCode.BLOCKED), batch.column("error").to_pylist())
                 yield batch.set_column(2, "error", pa.array(codes.tolist(), pa.string()))
             else:
@@ -134,6 +136,8 @@ class DownloadStage(Stage):
             self._retried.add(url_id)
         if answer["error"] in _MAY_CHANGE:
             answer["failing_since"] = before[1] if before else answer["fetched_at"]
+        elif self._listed_given_up:  # for another reason, such as another size, it was asked for all the same
+            self._listed_given_up.discard(url_id)
         if self._blocked.text(answer["error_detail"]):
             answer["error_detail"] = _BLANKED
         return answer
@@ -164,22 +168,22 @@ class DownloadStage(Stage):
         return not held and row["error"] != ErrorCode.BLOCKED
 
     def _may_reuse_failure(self, url_id: str, fetched_at: datetime, failing_since: datetime) -> bool:
-        if fetched_at - failing_since >= timedelta(days=self._settings.give_up_after_d):
-            self._given_up[url_id] = fetched_at
-            return True
         # Kept versions may tell more than one story of a URL: the last attempt knows best.
         self._failed[url_id] = max(
             self._failed.get(url_id, (fetched_at, failing_since)), (fetched_at, failing_since)
         )
+        if fetched_at - failing_since >= timedelta(days=self._settings.give_up_after_d):
+            self._given_up.add(url_id)
+            return True
         return fetched_at > datetime.now(UTC) - timedelta(hours=self._settings.retry_failed_after_h)
 
     def _forget_what_succeeded_later(self) -> None:
         """All stored rows have been seen: a failure in an older version says nothing of a URL that was good after it."""
-        failed_at = {**self._given_up, **{url_id: at for url_id, (at, _) in self._failed.items()}}
-        names = pa.array(list(failed_at), pa.string())
+        names = pa.array(list(self._failed), pa.string())
         for rows in self._succeeded:
             for row in rows.filter(pc.is_in(rows.column("url_id"), names)).to_pylist():
-                if row["fetched_at"] > failed_at[row["url_id"]]:
-                    self._failed.pop(row["url_id"], None)
-                    self._given_up.pop(row["url_id"], None)
+                url_id = row["url_id"]
+                if url_id in self._failed and row["fetched_at"] > self._failed[url_id][0]:
+                    del self._failed[url_id]
+                    self._given_up.discard(url_id)
         self._succeeded.clear()

@@ -1,12 +1,9 @@
-"""Runs in processes of their own: killed and run again, and a user's folder of photographs as an entry."""
+"""Runs in processes of their own: one that fails, the demo, and a user's folder of photographs as an entry."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +18,6 @@ from sd_assets.demo.world import World
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.pipeline.conftest import PROJECT, Start, finished
-from sd_assets_tests.pipeline.test_demo import NAMES
-
-
-def data_versions(data: Path, partition: str) -> dict[str, str]:
-    store = TableStore(LocalFiles(data))
-    return {name: store.open(name, partition).manifest.data_version for name in NAMES}
-
-
-@pytest.mark.timeout(600)
-def test_killed_runs_end_in_the_same_tables_as_an_undisturbed_one(start: Start, tmp_path: Path) -> None:
-    finished(start("demo_rooms", tmp_path / "clean"))
-    hidden = tmp_path / "killed" / "_sd_assets"
-    # In the middle of a model, of the downloads once some of them are kept, and of the last table.
-    for sign in (
-        "seed_embeddings/demo_rooms/leases/*.json",
-        "downloaded_images/demo_rooms/wip/*.json",
-        "image_captions/demo_rooms/leases/*.json",
-    ):
-        process = start("demo_rooms", tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while not list(hidden.glob(sign)):
-            assert process.poll() is None and time.monotonic() < deadline, f"nothing to kill at {sign}"
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        for lease in hidden.glob("*/demo_rooms/leases/*.json"):
-            lease.unlink()  # of the dead run, so that the next sign is of the next
-    finished(start("demo_rooms", tmp_path / "killed"))
-    assert data_versions(tmp_path / "killed", "demo_rooms") == data_versions(tmp_path / "clean", "demo_rooms")
-    downloads = TableStore(LocalFiles(tmp_path / "killed")).area("downloaded_images", "demo_rooms").last_run()
-    assert downloads["rows_reused"] == downloads["rows_in"]
 
 
 def test_a_failed_run_says_why_in_a_line(start: Start, tmp_path: Path) -> None:

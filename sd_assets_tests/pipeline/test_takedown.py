@@ -183,7 +183,7 @@ class Project:
         assert not made.success
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        return self.storage.table(name, PARTITION).read().to_pylist()
+        return list(self.storage.table(name, PARTITION).read().to_pylist())
 
     def report(self, name: str) -> dict[str, Any]:
         return self.storage.store().area(name, PARTITION).last_run()

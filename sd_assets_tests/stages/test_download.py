@@ -177,6 +177,22 @@ def test_without_patience_nothing_is_tried_again(downloads: Downloads, clock: Cl
     assert downloads.report["rows_given_up"] == 1
 
 
+def test_what_was_given_up_is_asked_for_with_other_settings(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = UNAVAILABLE
+    since = clock.now
+    downloads.run(give_up_after_d=0)
+    clock.later(days=1)
+    # It fails as before, so it is given up as before ...
+    assert downloads.run(give_up_after_d=0, image_size=8)["/a"]["failing_since"] == since
+    assert downloads.server.requests == {"/a": 1}
+    assert downloads.report["rows_given_up"] == 1
+    # ... or it does not.
+    downloads.server.paths["/a"] = answer(body=picture(0))
+    assert downloads.run(give_up_after_d=0, image_size=9)["/a"]["error"] is None
+    assert downloads.report["rows_given_up"] == 0
+
+
 def test_only_rows_that_are_still_asked_for_are_counted_as_given_up(
     downloads: Downloads, clock: Clock
 ) -> None:

@@ -513,7 +513,7 @@ def test_storage_is_what_its_model_says(
     # Every batch of finished rows is recorded at once, so that there is much that must not be done again.
     monkeypatch.setattr(staging_module, "FLUSH_SECONDS", -1.0)
     StorageMachine.steps.clear()
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         StorageMachine,
         settings=settings(
             max_examples=35,
