@@ -31,8 +31,8 @@ Prints a line a run, a line `detail` with all that was measured, and one JSON li
 
 Goals: unchanged_ratio at most 0.03, unchanged_vs_hash 1.5, one_percent_ratio 0.08; no calls; the rows equal; 2 shards.
 What a row more rewrites besides itself is the row of each image that it retrieves: they say in text_image_pairs which seeds
-found them, and lie anywhere. The default run takes half an hour on two cores, and 15 GB of the folder `--folder`, which
-it gives back.
+found them, and lie anywhere. The default run takes a quarter of an hour on two cores, and some 12 GB of the folder
+`--folder`, which it gives back.
 """
 
 import argparse

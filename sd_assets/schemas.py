@@ -50,7 +50,7 @@ def text_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def image_id(data: bytes) -> str:
+def image_id(data: bytes | memoryview) -> str:
     """Sha256 (hex) of an image's bytes as they came."""
     return hashlib.sha256(data).hexdigest()
 

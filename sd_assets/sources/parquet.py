@@ -27,7 +27,7 @@ from sd_assets.views.text import one_line
 logger = logging.getLogger(__name__)
 
 # Of the images of a batch, about; a row group of any size is read in such batches.
-_BATCH_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_ROWS = 256
 # Column chunks are read in pieces of this size, never whole. What has to be in memory is a page, as the file's writer
 # cut it.
@@ -59,7 +59,7 @@ def read_parquet(source: ParquetSource) -> Iterator[SourceRow]:
     for file in files:
         label = shown(file.relative_to(base))
         with ParquetRows(file) as rows:
-            for row in rows.read(wanted):
+            for row in rows.read(wanted, image):
                 value = None if text is None else text_of(row[text], features.get(text))
                 try:
                     yield SourceRow(_image(row[image], file), value, label, None, number)
@@ -96,8 +96,8 @@ class ParquetRows:
     def num_rows(self) -> int:
         return int(self._file.metadata.num_rows)
 
-    def read(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Some columns of all rows, one row at a time."""
+    def read(self, columns: list[str], image: str | None = None) -> Iterator[dict[str, Any]]:
+        """Some columns of all rows, one row at a time; bytes of the column `image` are not copied from where they lie."""
         missing = [name for name in columns if name not in self.schema.names]
         if missing:
             raise SourceError(
@@ -115,7 +115,7 @@ class ParquetRows:
                 ):
                     # One row at a time, so that no image is in memory twice for longer than it takes to hand it on.
                     for row in range(len(batch)):
-                        yield {name: _cell(batch.column(name)[row]) for name in columns}
+                        yield {name: _cell(batch.column(name)[row], name == image) for name in columns}
                         count += 1
         except _BROKEN as error:
             raise SourceError(
@@ -211,7 +211,9 @@ def _row_counts(files: list[Path]) -> Iterator[int]:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _cell(scalar: pa.Scalar) -> Any:
+def _cell(scalar: pa.Scalar, in_place: bool) -> Any:
+    if in_place and scalar.is_valid and is_binary(scalar.type):
+        return memoryview(scalar.as_buffer()).cast("B")
     try:
         return scalar.as_py()
     except UnicodeDecodeError:  # nobody checked the text when it was written
@@ -220,8 +222,10 @@ def _cell(scalar: pa.Scalar) -> Any:
         return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
 
 
-def _image(value: Any, file: Path) -> bytes:
+def _image(value: Any, file: Path) -> bytes | memoryview:
     """The bytes that a cell holds or names. Raises what `image_bytes` does."""
+    if isinstance(value, memoryview):
+        return value
     path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
     if not isinstance(path, str):
         return image_bytes(value)

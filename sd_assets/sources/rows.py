@@ -33,7 +33,7 @@ class SourceRow:
         same_as: the `image_id` of the bytes, if an earlier row of the source gave them already: this one is a duplicate.
     """
 
-    data: bytes | None
+    data: bytes | memoryview | None
     text: str | None
     source: str
     revision: str | None

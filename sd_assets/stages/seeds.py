@@ -30,8 +30,9 @@ _SOURCE_ROWS = pa.schema(
 )
 # Few, so that a read-ahead of large photographs stays small.
 _BATCH_ROWS = 16
-_HASHERS = 2
-
+_BATCH_BYTES = 4 * 1024 * 1024
+# Hashing threads, so many that there is something to hash while a piece of a Parquet file is read.
+_HASHERS = 6
 
 _BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
 
@@ -96,7 +97,7 @@ class SeedImagesStage(Stage):
 def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
     """The rows of a source as the input of `SeedImagesStage`; an image's bytes get their `image_id` here."""
     # Hashed in threads, while the next rows are read: of what has not changed that is all the work.
-    for batch, identities in map_ahead(_identified, _batched(rows, _BATCH_ROWS), _HASHERS):
+    for batch, identities in map_ahead(_identified, _batched_by_size(rows), _HASHERS):
         known = pa.RecordBatch.from_pylist(
             [
                 {
@@ -114,6 +115,19 @@ def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
         )
         # The digest of the bytes is the image_id. Those of rows that are at hand are not copied.
         yield Rows(known, ("image",), fetch=partial(_images, batch))
+
+
+def _batched_by_size(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
+    batch: list[SourceRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.data or b"")
+        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _identified(batch: list[SourceRow]) -> tuple[list[SourceRow], list[str | None]]:

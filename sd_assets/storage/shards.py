@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
-from sd_assets.storage.rows import as_array
+from sd_assets.storage.rows import as_array, as_batch
 
 # Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
 MAX_SHARD_BYTES = 2 * SHARD_BYTES
 MAX_ROW_GROUP_BYTES = 2 * 1024 * 1024
+# Rows that are read at once where they hold no images, about.
+_ROWS_TOGETHER = 4_096
 
 # One record a row: the digests of its key, of its work key, of its images (or other binary content), of its content
 # columns and of all its columns, its size in bytes (about) and its error code, empty if it is ok.
@@ -127,7 +129,7 @@ def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.Record
     return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
 
-def payload_columns(schema: pa.Schema) -> list[str]:
+def payload_columns(schema: Iterable[pa.Field]) -> list[str]:
     """The columns that hold images, or other binary values: large, and seldom needed to know what a row is."""
     return [field.name for field in schema if pa.types.is_binary(field.type)]
 
@@ -333,11 +335,19 @@ def sha256(*data: bytes | pa.Buffer) -> str:
 
 
 def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a shard, a row group at a time."""
+    """The rows of a shard, a row group at a time; without images, many of them are read together."""
     parquet = pq.ParquetFile(file)
+    chosen = [field for field in parquet.schema_arrow if columns is None or field.name in columns]
+    most = 1 if payload_columns(chosen) else _ROWS_TOGETHER
+    groups: list[int] = []
+    rows = 0
     for group in range(parquet.num_row_groups):
-        # Not in Arrow's threads: the allocator keeps a store of memory for each.
-        yield from parquet.read_row_group(group, columns=columns, use_threads=False).to_batches()
+        groups.append(group)
+        rows += parquet.metadata.row_group(group).num_rows
+        if rows >= most or group == parquet.num_row_groups - 1:
+            # Not in Arrow's threads: the allocator keeps a store of memory for each.
+            yield as_batch(parquet.read_row_groups(groups, columns=columns, use_threads=False))
+            groups, rows = [], 0
 
 
 def take_rows(

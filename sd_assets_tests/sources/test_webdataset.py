@@ -61,7 +61,7 @@ def write(path: Path, *members: tuple[str | tarfile.TarInfo, bytes], **options: 
     return path
 
 
-def told(rows: list[SourceRow]) -> list[tuple[bytes | None, str | None, ErrorCode | None]]:
+def told(rows: list[SourceRow]) -> list[tuple[bytes | memoryview | None, str | None, ErrorCode | None]]:
     return [(row.data, row.text, row.error.code if row.error else None) for row in rows]
 
 
