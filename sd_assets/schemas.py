@@ -125,7 +125,7 @@ SEED_IMAGES = table(
         pa.field("text", pa.string()),
         pa.field("source", pa.string()),
         pa.field("source_revision", pa.string()),
-        pa.field("source_row", pa.int64()),
+        pa.field("source_row", pa.int64()),  # with the revision: where it was when it first came in
     ],
     bookkeeping=["source", "source_revision", "source_row"],
     images=True,

@@ -315,9 +315,11 @@ class Staging:
         )
 
     def abandon(self) -> None:
-        """Stop without a version. What was finished stays as work in progress."""
+        """Stop without a version. What was finished stays as work in progress, as far as it can be written."""
         try:
             self._flush()
+        except Exception as error:  # why we stop is more than this
+            _log.warning("%s: the last finished rows could not be kept: %s", self._area.folder, error)
         finally:
             self._lease.close()
 
