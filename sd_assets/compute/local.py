@@ -170,6 +170,7 @@ class _Reader:
         self._stage = stage
         self._input = rows
         self._staging = staging
+        self._fingerprint = stage.fingerprint()
         self.rows = 0
         self.skipped = 0
         self.opened = False
@@ -218,7 +219,7 @@ class _Reader:
         return new
 
     def _work_keys(self, rows: Rows, nulls: list[bool]) -> list[bytes]:
-        salt = self._stage.fingerprint()
+        salt = self._fingerprint
         reads = [name for name in self._stage.reads if name not in rows.lazy]
         works = row_digests(rows.known, (*self._stage.schema.key, *reads), salt=salt)
         if len(reads) < len(self._stage.reads):

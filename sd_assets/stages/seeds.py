@@ -29,10 +29,10 @@ _SOURCE_ROWS = pa.schema(
     ]
 )
 # Few, so that a read-ahead of large photographs stays small.
-_BATCH_ROWS = 16
+_BATCH_ROWS = 64
 _BATCH_BYTES = 4 * 1024 * 1024
-# Hashing threads, so many that there is something to hash while a piece of a Parquet file is read.
-_HASHERS = 6
+# Threads that hash: there is to be something to hash while the next piece of a file is read.
+_HASHERS = 3
 
 _BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
 
@@ -47,7 +47,7 @@ class SeedImagesStage(Stage):
     version = "1"
     # The source is bookkeeping, but must be true: what is fetched is looked up by it.
     reads = ("text", "source", "source_error")
-    batch_rows = _BATCH_ROWS
+    batch_rows = 16
 
     def __init__(self, blocked: Blocked = NOTHING) -> None:
         self._blocked = blocked

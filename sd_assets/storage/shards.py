@@ -303,7 +303,7 @@ def index_bytes(index: RowIndex) -> bytes:
 
 def parsed_index(data: bytes) -> RowIndex:
     """The opposite of `index_bytes`."""
-    table = pq.read_table(pa.BufferReader(data))
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     index = np.empty(table.num_rows, dtype=ROW)
     for name in _DIGESTS:
         index[name] = _digests(table.column(name))
