@@ -24,7 +24,8 @@ def map_ahead(
         try:
             for item in items:
                 under_way.append(pool.submit(function, item))
-                if len(under_way) > threads:
+                # What is ready does not wait for the next item, which may take its time.
+                while len(under_way) > threads or (under_way and under_way[0].done()):
                     yield one()
             while under_way:
                 yield one()

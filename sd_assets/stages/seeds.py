@@ -1,6 +1,7 @@
 """seed_images and seed_prompts: what a partition starts from."""
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,7 @@ _SOURCE_ROWS = pa.schema(
 # Few, so that a read-ahead of large photographs stays small.
 _BATCH_ROWS = 64
 _BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_SECONDS = 0.5
 # Threads that hash: there is to be something to hash while the next piece of a file is read.
 _HASHERS = 3
 
@@ -119,13 +121,15 @@ def source_batches(rows: Iterable[SourceRow]) -> Iterator[Rows]:
 
 def _batched_by_size(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
     batch: list[SourceRow] = []
-    size = 0
+    size, began = 0, time.monotonic()
     for row in rows:
         batch.append(row)
         size += len(row.data or b"")
-        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
+        # What was downloaded is to be kept soon, in case that this process ends.
+        late = time.monotonic() - began > _BATCH_SECONDS
+        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES or late:
             yield batch
-            batch, size = [], 0
+            batch, size, began = [], 0, time.monotonic()
     if batch:
         yield batch
 
