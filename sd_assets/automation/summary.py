@@ -10,7 +10,7 @@ _WIDTHS = (7, 7, 8, 6, 9, 8)
 
 
 def last_reports(assets: Sequence[str], partition: str) -> dict[str, dict[str, Any]]:
-    """Asset -> what its last run reported. Raises FileNotFoundError if one never ran."""
+    """Asset -> what its last run reported; nothing, if it never ran."""
     store = StorageResource().store()
     return {asset: store.area(asset, partition).last_run() for asset in assets}
 
