@@ -198,6 +198,9 @@ class Blocked:
 
 NOTHING = Blocked()
 
+# In place of an `error_detail` that quotes something of the list.
+BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
+
 
 def entry(text: str) -> str:
     """What stands for an entry of the list where the entry itself must not stand."""

@@ -9,7 +9,7 @@ these ids, from which those that are made from them, and committed later, are se
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -32,42 +32,45 @@ class TakenDown:
     """What was found.
 
     Attributes:
-        is_news: the list has changed since the last time, or something of it was found that was not known then.
         shards: how many files held something; those of older versions are there still, unless these were to be deleted.
         versions: the older versions that have one of them.
     """
 
-    is_news: bool
     shards: int
     versions: list[int]
 
 
-def take_down(store: TableStore, area: Area, blocked: Blocked, *, older_versions: bool) -> TakenDown:
+def take_down(
+    store: TableStore, area: Area, blocked: Blocked, on_news: Callable[[], None], *, older_versions: bool
+) -> TakenDown:
     """Search what the current version of a partition, just committed, has left behind. An empty list costs nothing.
 
     Args:
         store: of the tables that the partition is made from.
         area: of the partition.
         blocked: the list.
+        on_news: called if the list has changed since this was last done, or something of it is found that was not known then;
+            again by the next run, should this one not get to its end.
         older_versions: whether older versions that hold something of it are deleted.
     """
     if not blocked:
-        return TakenDown(False, 0, [])
+        return TakenDown(0, [])
     before = _parsed(area.note(_NOTE))
     images = {name: by for name, by in before["images"].items() if blocked.still([by])}
     searched = blocked.with_images(_images_of_blocked_urls(store, area, blocked))
     found = [name for name in sorted(area.superseded()) if _holds(area, name, searched, images)]
+    # Before the shards go that tell of them.
+    area.put_note(_NOTE, json.dumps({**before, "images": images}).encode())
     versions = area.take_down(found, older_versions=older_versions)
     for name in area.notes():
         if name != _NOTE and _names_any(area.note(name), blocked):
             area.delete_note(name)
     if images:
         images = _without_current(store, area, images)
-    after = {"digest": blocked.digest, "images": images, "shards": found}
-    if after != before:
-        area.put_note(_NOTE, json.dumps(after).encode())
-    news = before["digest"] != blocked.digest or not set(found) <= set(before["shards"])
-    return TakenDown(news, len(found), versions)
+    if before["digest"] != blocked.digest or not set(found) <= set(before["shards"]):
+        on_news()
+    area.put_note(_NOTE, json.dumps({"digest": blocked.digest, "images": images, "shards": found}).encode())
+    return TakenDown(len(found), versions)
 
 
 def _holds(area: Area, file: str, searched: Blocked, images: dict[str, str]) -> bool:
@@ -116,4 +119,8 @@ def _names_any(note: bytes | None, blocked: Blocked) -> bool:
 
 
 def _parsed(note: bytes | None) -> dict[str, Any]:
-    return {"digest": "", "images": {}, "shards": [], **json.loads(note or b"{}")}
+    empty: dict[str, Any] = {"digest": "", "images": {}, "shards": []}
+    try:
+        return {**empty, **json.loads(note or b"{}")}
+    except ValueError:  # damaged: all is searched anew
+        return empty

@@ -79,13 +79,14 @@ def hub_revisions(context: dg.SensorEvaluationContext, catalog: CatalogResource)
                     tags={DATA_VERSION_TAG: commit},
                 )
             )
-        before = _built_of(context.instance, partition)
-        if before not in (None, commit):
+        built = _latest(context.instance, seed_images.key, partition)
+        before = built and _commit_of(context.instance, built, partition)
+        if built is not None and before != commit:
             context.log.info(f"{partition}: built of commit {before}; the Hub has {commit} now")
             requests.append(
-                # One change of the commit starts one run, whatever becomes of the run and of the daemon.
+                # What was built gets one run for a commit, whatever becomes of the run and of the daemon.
                 dg.RunRequest(
-                    run_key=f"{hub_revision.key.to_user_string()}/{partition}/{before}..{commit}",
+                    run_key=f"{hub_revision.key.to_user_string()}/{partition}/{built.storage_id}..{commit}",
                     partition_key=partition,
                 )
             )
@@ -116,14 +117,11 @@ def _asked(sources: Mapping[str, HubSource]) -> tuple[dict[str, str], dict[str, 
     return commits, {name: str(it) for name, it in answers.items() if isinstance(it, SdAssetsError)}
 
 
-def _built_of(instance: dg.DagsterInstance, partition: str) -> str | None:
-    """The commit that Dagster knew of when it last made seed_images, "unknown" if it knew of none; None if it never did.
+def _commit_of(instance: dg.DagsterInstance, seeds: dg.EventLogRecord, partition: str) -> str:
+    """The commit that Dagster knew of when it made these seed_images, or "unknown".
 
     This looks where Dagster does to say whether seed_images are stale.
     """
-    seeds = _latest(instance, seed_images.key, partition)
-    if seeds is None:
-        return None
     provenance = extract_data_provenance_from_entry(seeds.event_log_entry)
     # The last event of hub_revision, of whichever partition, that was there when these seed_images were made.
     last = provenance.input_storage_ids.get(hub_revision.key) if provenance else None

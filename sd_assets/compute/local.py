@@ -201,6 +201,7 @@ class _Reader:
         """Of the rows to compute the number, the digest of the key, and the work key."""
         schema = self._stage.schema
         known = rows.known
+        self._require_columns(rows)
         keys = row_digests(known, schema.key)
         nulls = null_keys(known, schema)
         works = self._work_keys(rows, nulls)
@@ -218,6 +219,14 @@ class _Reader:
         self.rows += len(known)
         return new
 
+    def _require_columns(self, rows: Rows) -> None:
+        missing = {*self._stage.schema.key, *self._stage.reads} - {*rows.known.schema.names, *rows.lazy}
+        if missing:
+            raise TableError(
+                f"table {self._stage.schema.name}: the stage {type(self._stage).__name__} reads {', '.join(sorted(missing))}, "
+                f"and its input has only: {', '.join([*rows.known.schema.names, *rows.lazy])}"
+            )
+
     def _work_keys(self, rows: Rows, nulls: list[bool]) -> list[bytes]:
         salt = self._fingerprint
         reads = [name for name in self._stage.reads if name not in rows.lazy]
@@ -232,6 +241,8 @@ class _Reader:
             return works
         # Rows without a key are told apart by all that the input says of them.
         whole = row_digests(rows.known, rows.known.schema.names, salt=salt)
+        if rows.digests is not None:
+            whole = [joined(pair) for pair in zip(whole, rows.digests, strict=True)]
         return [
             all_of_it if null else work for null, all_of_it, work in zip(nulls, whole, works, strict=True)
         ]

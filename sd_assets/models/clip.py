@@ -75,8 +75,9 @@ class ClipEncoder(LazyModel[_Parts]):
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
-        """What of the settings changes the result."""
-        return {"model": self.identity}
+        """What of the settings changes the result; a precision only if one is asked for."""
+        asked = {} if self.precision_asked == "auto" else {"precision": self.precision_asked}
+        return {"model": self.identity, **asked}
 
     @cached_property
     def dim(self) -> int:

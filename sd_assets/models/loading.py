@@ -36,6 +36,11 @@ class LazyModel(ABC, Generic[Parts]):
         self._lock = threading.Lock()
 
     @property
+    def precision_asked(self) -> str:
+        """`auto`, or what was asked for."""
+        return self._asked[1]
+
+    @property
     @abstractmethod
     def identity(self) -> str:
         """Names the model and its weights."""

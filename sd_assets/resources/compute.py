@@ -67,12 +67,13 @@ def _result(
     context: dg.AssetExecutionContext, staged: Staged, schema: TableSchema, made_from: Sequence[Table | str]
 ) -> dg.MaterializeResult[Staged]:
     tables = [it for it in made_from if isinstance(it, Table)]
-    return dg.MaterializeResult(
-        value=staged,
-        data_version=dg.DataVersion(staged.data_version),
-        metadata={
-            **report_metadata(staged),
-            "dagster/column_schema": column_schema(schema),
-            **view_metadata(staged.area, staged.table(), schema, tables, context.log.warning),
-        },
-    )
+    with staged.or_nothing():
+        return dg.MaterializeResult(
+            value=staged,
+            data_version=dg.DataVersion(staged.data_version),
+            metadata={
+                **report_metadata(staged),
+                "dagster/column_schema": column_schema(schema),
+                **view_metadata(staged.area, staged.table(), schema, tables, context.log.warning),
+            },
+        )

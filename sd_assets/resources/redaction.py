@@ -22,14 +22,14 @@ _EVENTS = SqlEventLogStorageTable.c
 _TYPES = (dg.DagsterEventType.STEP_OUTPUT.value, dg.DagsterEventType.ASSET_MATERIALIZATION.value)
 
 
-def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, partition: str) -> int:
+def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, partition: str | None) -> int:
     """Take the views out of all events of an asset's partition, before its next materialization is stored.
 
     Args:
         instance: whose storage it is.
         asset: the asset.
         step: that makes it.
-        partition: its key.
+        partition: its key; None: the asset has no partitions.
 
     Returns:
         How many events were changed.
@@ -45,9 +45,13 @@ def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, p
         )
     with storage.index_connection() as connection:
         of_asset = (_EVENTS.asset_key == asset.to_string()) & (_EVENTS.partition == partition)
+        runs = {row[0] for row in connection.execute(db.select(_EVENTS.run_id).where(of_asset).distinct())}
         redacted = _redact(connection, of_asset)
-    for run in instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": partition})):
-        run_id = run.dagster_run.run_id
+    if partition is not None:
+        # Runs, too, that did not get from the output of the step to the materialization.
+        tagged = instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": partition}))
+        runs |= {run.dagster_run.run_id for run in tagged}
+    for run_id in sorted(runs):
         with storage.run_connection(run_id) as connection:
             redacted += _redact(connection, (_EVENTS.run_id == run_id) & (_EVENTS.step_key == step))
     return redacted

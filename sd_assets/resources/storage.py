@@ -114,8 +114,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         area = self._area(context)
-        blocked = self.catalog.read().blocked  # before the commit: a mistake there must not pass unseen
         staged = obj if isinstance(obj, Staged) else self._staged(context, obj, area)
+        with staged.or_nothing():
+            blocked = self.catalog.read().blocked  # before the commit: a mistake there must not pass unseen
         manifest = staged.commit()
         ok, failed, reused = (staged.report[f"rows_{what}"] for what in ("ok", "failed", "reused"))
         context.log.info(
@@ -132,8 +133,18 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def _take_down(self, context: dg.OutputContext, area: Area, blocked: BlockedSettings) -> None:
         """What is blocked goes from what the commit has left behind, and from what Dagster shows of it."""
+
+        def redact() -> None:
+            step = context.step_context
+            partition = area.partition if context.has_asset_partitions else None
+            redacted = redact_events(step.instance, context.asset_key, step.step.key, partition)
+            if redacted:
+                context.log.info(
+                    f"{area.folder}: {redacted} earlier events lost their contact sheets and examples"
+                )
+
         found = take_down(
-            self.storage.store(), area, blocked.list, older_versions=blocked.delete_older_versions
+            self.storage.store(), area, blocked.list, redact, older_versions=blocked.delete_older_versions
         )
         if found.shards:
             versions = ", ".join(map(str, found.versions)) or "none"
@@ -142,13 +153,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                 f"{area.folder}: {found.shards} shards of unfinished runs and older versions held what is blocked; of the "
                 f"older versions {versions} ({then})"
             )
-        if found.is_news:
-            step = context.step_context
-            redacted = redact_events(step.instance, context.asset_key, step.step.key, area.partition)
-            if redacted:
-                context.log.info(
-                    f"{area.folder}: {redacted} earlier events lost their contact sheets and examples"
-                )
 
     def load_input(self, context: dg.InputContext) -> Any:
         table = self._table(context)
@@ -181,8 +185,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         staged = write_rows(
             schema, rows.select(schema.arrow.names).to_batches(), area, attempt_id(context.run_id)
         )
-        views = view_metadata(area, staged.table(), schema, (), context.log.warning)
-        context.add_output_metadata({**report_metadata(staged), **views})
+        with staged.or_nothing():
+            views = view_metadata(area, staged.table(), schema, (), context.log.warning)
+            context.add_output_metadata({**report_metadata(staged), **views})
         return staged
 
 

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
+from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.area import Area
 from sd_assets.storage.table import Table
@@ -38,14 +39,25 @@ def view_metadata(
         warn: for a line of the log.
     """
     shown = [VERSION, schema.digest().hex(), table.identity, *(each.identity for each in images)]
-    kept = json.loads(area.note(_NOTE) or "{}")
+    kept = _noted(area)
     if kept.get("shown") == shown:
         return {name: dg.MetadataValue.md(text) for name, text in kept["views"].items()}
     drawn, whole = _drawn(table, schema, images, warn)
     # Replaced in any case: what an older one shows may have been taken down.
     note = {"shown": shown if whole else None, "views": drawn}
-    area.put_note(_NOTE, json.dumps(note).encode())
+    try:
+        area.put_note(_NOTE, json.dumps(note).encode())
+    except TableError as error:
+        warn(f"{schema.name}: its views are not kept: {error}")
     return {name: dg.MetadataValue.md(text) for name, text in drawn.items()}
+
+
+def _noted(area: Area) -> dict[str, Any]:
+    try:
+        noted: dict[str, Any] = json.loads(area.note(_NOTE) or b"{}")
+    except ValueError:  # damaged: they are drawn again
+        return {}
+    return noted
 
 
 def _drawn(

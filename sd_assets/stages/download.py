@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.blocked import NOTHING, Blocked
+from sd_assets.blocked import BLANKED, NOTHING, Blocked
 from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode
 from sd_assets.schemas import DOWNLOADED_IMAGES, TableSchema
@@ -26,7 +26,6 @@ _MAY_CHANGE = TRANSIENT | {ErrorCode.OPTED_OUT, ErrorCode.TOO_MANY_REDIRECTS}
 _WAS_BLOCKED = (
     "it gave an image, or led to a place, that is on the list `blocked:` of the catalogue: not asked again"
 )
-_BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
 
 
 class DownloadStage(Stage):
@@ -139,7 +138,7 @@ class DownloadStage(Stage):
         elif self._listed_given_up:  # for another reason, such as another size, it was asked for all the same
             self._listed_given_up.discard(url_id)
         if self._blocked.text(answer["error_detail"]):
-            answer["error_detail"] = _BLANKED
+            answer["error_detail"] = BLANKED
         return answer
 
     # --- stored rows ---------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ _QUERY_ROWS = pa.schema(
 
 
 class EmbedStage(Stage):
-    """Seed images and prompts in one space. A row is an image or a prompt; its id is the hash of what it holds."""
+    """Seed images and prompts in one space. A row is an image or a prompt."""
 
     version = "1"
-    reads = ("kind",)
+    # Our ids are hashes of what they stand for; those of a user's own seeds need not be.
+    reads = ("kind", "image", "prompt")
 
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
@@ -94,7 +95,7 @@ def query_batches(seed_images: Table, seed_prompts: Table) -> Iterator[Rows]:
         yield replace(rows, known=_queries("image", identity, pa.nulls(len(identity), pa.string()), error))
     for batch in seed_prompts.batches(["prompt_id", "prompt", "error"]):
         identity, prompt, error = batch.columns
-        yield Rows(_queries("text", identity, prompt, error), ("image",), fetch=_no_images)
+        yield Rows(_queries("text", identity, prompt, error), ("image",), [b""] * len(batch), _no_images)
 
 
 def _queries(kind: str, identity: pa.Array, prompt: pa.Array, error: pa.Array) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sd_assets.ahead import map_ahead
-from sd_assets.blocked import NOTHING, Blocked
+from sd_assets.blocked import BLANKED, NOTHING, Blocked
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import inspect
 from sd_assets.schemas import SEED_IMAGES, SEED_PROMPTS, TableSchema, image_id, text_id
@@ -35,8 +35,6 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _BATCH_SECONDS = 0.5
 # Threads that hash: there is to be something to hash while the next piece of a file is read.
 _HASHERS = 3
-
-_BLANKED = "what was said here names something on the list `blocked:` of the catalogue"
 
 
 class SeedImagesStage(Stage):
@@ -88,7 +86,7 @@ class SeedImagesStage(Stage):
         details = known.column("source_error_detail").to_pylist()
         columns = {
             "error": errors,
-            "source_error_detail": [_BLANKED if self._blocked.text(detail) else detail for detail in details],
+            "source_error_detail": [BLANKED if self._blocked.text(detail) else detail for detail in details],
         }
         for name, values in columns.items():
             place = known.schema.get_field_index(name)

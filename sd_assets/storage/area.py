@@ -193,7 +193,7 @@ class Area:
         return Manifest.from_json(data, f"{self.files.uri}/{path}")
 
     def kept(self) -> list[Manifest]:
-        """The versions that are kept, oldest first."""
+        """The versions that are kept, oldest first; without those whose manifest is damaged."""
         manifests = []
         for version in self.versions():
             with suppress(TableError):  # swept between the two looks
@@ -272,19 +272,20 @@ class Area:
                 raise self._lost(run_id)
         self._settle(self._newest())
         # The basis is that of our version: by now another run may have committed the next one.
-        last = {"run_id": run_id, "version": manifest.version, "basis": basis, **report}
+        made = {"version": manifest.version, "made_by": manifest.run_id}
+        last = {"run_id": run_id, **made, "basis": basis, **report}
         self.files.put(f"{self.hidden}/last_run.json", json.dumps(last).encode())
         return manifest
 
     def last_run(self) -> dict[str, Any]:
         """The report of the last run that committed or found nothing to commit; empty before the first.
 
-        With the `version` that it left, and the `basis` that this was made on: a run that is about to work on the same
-        has nothing to do. No commit waits for it, so it may be that of a run before the last.
+        With the `version` that it left, the run that this was `made_by`, and its `basis`: a run that is about to work on the
+        same has nothing to do. No commit waits for it, so it may be that of a run before the last.
         """
         try:
             report: dict[str, Any] = json.loads(self.files.get(f"{self.hidden}/last_run.json"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # it can be done without
             return {}
         return report
 
@@ -362,11 +363,19 @@ class Area:
         return name
 
     def read_index(self, shard: Shard) -> RowIndex:
-        return parsed_index(self.files.get(f"{self.hidden}/index/{shard.index}.parquet"))
+        return parsed_index(self._index(shard))
 
     def read_index_column(self, shard: Shard, name: str) -> npt.NDArray[Any]:
         """One field of `read_index`, much quicker."""
-        return parsed_column(self.files.get(f"{self.hidden}/index/{shard.index}.parquet"), name)
+        return parsed_column(self._index(shard), name)
+
+    def _index(self, shard: Shard) -> bytes:
+        try:
+            return self.files.get(f"{self.hidden}/index/{shard.index}.parquet")
+        except FileNotFoundError:
+            raise TableError(
+                f"{self.uri}: the index of shard {shard.file} is gone: `python -m sd_assets verify` says what can be done"
+            ) from None
 
     def open_shard(self, shard: Shard) -> pa.NativeFile:
         """A shard of any version that is kept. Raises TableError if it is gone."""
@@ -439,8 +448,8 @@ class Area:
         """Delete what a commit has made superfluous: work in progress, and what no kept version needs.
 
         If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
-        manifest yet. A run that starts while we look is spared because we touch only what is older than a lease, and
-        what we wrote ourselves.
+        manifest yet, and it may take over what we would delete. So we look again before each file: a run that starts after
+        that look finds no manifest any more that names the file.
 
         Args:
             run_id: of the run that has committed.
@@ -468,14 +477,23 @@ class Area:
         needed = self._needed()
         for folder, name in candidates:
             if name not in needed:
+                if self._others_alive(run_id):
+                    return
                 self.files.delete(f"{self.hidden}/{folder}/{name}")
         self.files.sweep_temporary(LEASE_SECONDS)
 
     def _needed(self) -> set[str]:
-        """The files of shards and their indices that a kept version or work in progress has."""
+        """The files of shards and their indices that a kept version or work in progress has.
+
+        Raises:
+            TableError: a manifest is damaged: what it needs cannot be told.
+        """
+        kept = self.kept()
+        for version in set(self.versions()) - {manifest.version for manifest in kept}:
+            self.manifest(version)
         return {
             name
-            for shard in (*(shard for manifest in self.kept() for shard in manifest.shards), *self.wip())
+            for shard in (*(shard for manifest in kept for shard in manifest.shards), *self.wip())
             for name in (shard.file, f"{shard.index}.parquet")
         }
 
@@ -504,7 +522,7 @@ class Area:
         wip = f"{self.hidden}/wip"
         for name in self.files.names(wip):
             with suppress(FileNotFoundError):
-                if Shard(**json.loads(self.files.get(f"{wip}/{name}"))).file in doomed:
+                if self.wip_shard(name).file in doomed:
                     self.files.delete(f"{wip}/{name}")
         older = self.kept()[:-1]
         hit = [manifest for manifest in older if any(shard.file in doomed for shard in manifest.shards)]

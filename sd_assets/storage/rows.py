@@ -35,16 +35,6 @@ class Rows:
             [*rows.columns, *(fetched.column(name) for name in self.lazy)], names
         )
 
-    def select(self, places: Sequence[int], known: pa.RecordBatch) -> "Rows":
-        """Some of the rows, with `known` in the place of what is known of them."""
-        digests, fetch = self.digests, self.fetch
-        return Rows(
-            known,
-            self.lazy,
-            None if digests is None else [digests[place] for place in places],
-            None if fetch is None else lambda some: fetch([places[place] for place in some]),
-        )
-
 
 def as_batch(table: pa.Table) -> pa.RecordBatch:
     """A table as one batch, in one piece."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
-from sd_assets.schemas import TableSchema
+from sd_assets.schemas import TableSchema, is_binary
 from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 from sd_assets.storage.rows import as_array, as_batch
 
@@ -131,7 +131,7 @@ def conformed(rows: pa.RecordBatch | pa.Table, schema: TableSchema) -> pa.Record
 
 def payload_columns(schema: Iterable[pa.Field]) -> list[str]:
     """The columns that hold images, or other binary values: large, and seldom needed to know what a row is."""
-    return [field.name for field in schema if pa.types.is_binary(field.type)]
+    return [field.name for field in schema if is_binary(field.type)]
 
 
 def indexed(rows: pa.RecordBatch, schema: TableSchema, work: Sequence[bytes] | None = None) -> RowIndex:
@@ -170,7 +170,7 @@ def _codes(errors: pa.Array | pa.ChunkedArray) -> list[bytes]:
 def _sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
     sizes = np.full(rows.num_rows, 64, dtype=np.int64)
     for column in rows.columns:
-        if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
+        if str(column.type) in ("binary", "large_binary", "string", "large_string"):
             sizes += np.asarray(pc.binary_length(column).fill_null(0))
         elif pa.types.is_list(column.type):
             # A number has its width; what a text or a struct has is guessed.
@@ -213,7 +213,7 @@ class ShardFile:
         self._group_rows = 0
         self._group_bytes = 0
         self._sink = _Pieces()
-        binary = {field.name for field in schema.arrow if pa.types.is_binary(field.type)}
+        binary = set(payload_columns(schema.arrow))
         leaves = _leaves(schema.arrow)
         self._writer = pq.ParquetWriter(
             self._sink,

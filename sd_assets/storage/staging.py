@@ -9,8 +9,8 @@ the current one.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 5.0
 # What was freed goes back to the system so often, at least.
 RELEASE_SECONDS = 0.5
+# What `Area.last_run` says besides the report.
+_OF_THE_RUN = ("run_id", "version", "made_by", "basis")
 # Instead of the number of a row at hand: it is being computed.
 _PENDING = -1
 # Rows at hand that are put together in memory at once, about.
@@ -127,7 +129,8 @@ class Staging:
             usable = {shard: self._usable(shard) for shard in current}
             self._last_run = area.last_run()
             same_basis = basis is not None and self._last_run.get("basis") == basis
-            same_version = self._base is not None and self._last_run.get("version") == self._base.version
+            left = (self._last_run.get("version"), self._last_run.get("made_by"))
+            same_version = self._base is not None and left == (self._base.version, self._base.run_id)
             nothing_refused = all(judged is None or all(judged) for judged in usable.values())
             self.is_current = same_basis and same_version and nothing_refused
             if not self.is_current:
@@ -223,9 +226,7 @@ class Staging:
         """The current version as it is; only if `is_current`."""
         assert self.is_current and self._base is not None
         base = self._base
-        report = {
-            name: it for name, it in self._last_run.items() if name not in ("run_id", "version", "basis")
-        }
+        report = {name: it for name, it in self._last_run.items() if name not in _OF_THE_RUN}
         rows = report["rows_ok"] + report["rows_failed"]
         report |= {"rows_reused": rows, "rows_computed": 0, **(facts or {})}
         return Staged(
@@ -434,6 +435,15 @@ class Staged:
         number = self.base.version + 1 if self.base else 1
         manifest = Manifest(number, self.data_version, self.run_id, "", self.shards, self.report)
         return Table(self.area, manifest, self.errors)
+
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """Around what comes between this and the commit: if it fails, the run does not count as alive any more."""
+        try:
+            yield
+        except BaseException:
+            self.lease.close()
+            raise
 
     def commit(self) -> Manifest:
         """Make it the current version. Raises TableError if another run was first."""

@@ -62,15 +62,16 @@ class Table:
     def rows(self, columns: Sequence[str]) -> Iterator[Rows]:
         """The rows in order, a shard at a time, their images (binary columns) left to be fetched."""
         lazy = [name for name in payload_columns(self.schema) if name in columns]
-        others = [name for name in columns if name not in lazy]
+        others = [name for name in columns if name not in lazy] or ["error"]
         for shard in self.manifest.shards:
             with self._area.open_shard(shard) as file:
                 known = pq.ParquetFile(file).read(columns=others, use_threads=False)
                 digests = self._area.read_index_column(shard, "payload").tolist()
 
                 def fetch(places: Sequence[int], file: pa.NativeFile = file) -> pa.RecordBatch:
-                    taken = take_rows(file, np.asarray(places, dtype=np.int64), lazy)
-                    return as_batch(taken.replace_schema_metadata(None))
+                    taken = as_batch(take_rows(file, np.asarray(places, dtype=np.int64), lazy))
+                    arrays = [taken.column(name).cast(pa.binary()) for name in lazy]
+                    return pa.RecordBatch.from_arrays(arrays, lazy)
 
                 yield Rows(as_batch(known.replace_schema_metadata(None)), tuple(lazy), digests, fetch)
 
