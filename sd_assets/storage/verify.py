@@ -134,7 +134,7 @@ class _Verification:
     def _check_data_version(self, number: int, manifest: Manifest) -> None:
         try:
             index = np.concatenate([self._area.read_index(shard) for shard in manifest.shards])
-        except FileNotFoundError:  # swept meanwhile: it was there before
+        except TableError:  # swept meanwhile: it was there before
             return
         computed = data_version(index)
         if computed != manifest.data_version:
@@ -194,7 +194,7 @@ class _Verification:
             yield shard_path, wrong
         try:
             index = self._area.read_index(shard)
-        except FileNotFoundError:
+        except TableError:
             yield index_path, f"the row index of {shard.file} is missing"
             return
         except _UNREADABLE as error:
