@@ -130,9 +130,11 @@ def test_what_was_built_without_asking_for_the_commit_is_run_once(
 def test_a_branch_that_is_moved_back_is_followed(project: Project, repos: dict[str, Repo]) -> None:
     repo = repos[FIRST]
     first = repo.refs["main"]
+    second = repo.push({SHARD: pictures(3)})
     project.start(SENSOR)
+    # The same change twice is two runs.
     for _ in range(2):
-        repo.push({SHARD: pictures(3)})
+        repo.refs["main"] = second
         assert tick(project) == [FIRST]
         project.build(FIRST, only=SEEDS_ONLY)
         repo.refs["main"] = first

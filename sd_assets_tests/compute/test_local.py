@@ -1,5 +1,6 @@
 """Running a stage: conservation, order, reuse, resumption."""
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from sd_assets.ahead import map_ahead
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.local import run_stage, write_rows
 from sd_assets.errors import TableError
-from sd_assets.stages.stage import rows_of
+from sd_assets.schemas import TableSchema, table
+from sd_assets.stages.stage import Stage, rows_of
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table, TableStore
@@ -187,6 +189,59 @@ def test_rows_without_a_key_keep_what_is_said_of_each(store: TableStore) -> None
         3,
         0,
     )
+
+
+PICTURES = table("pictures", ["name"], [pa.field("name", pa.string()), pa.field("image", pa.binary())])
+SIZES = table("sizes", ["name"], [pa.field("name", pa.string()), pa.field("size", pa.int64())])
+
+
+class Sizes(Stage):
+    """How many bytes an image has."""
+
+    reads = ("image",)
+
+    @property
+    def schema(self) -> TableSchema:
+        return SIZES
+
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        return rows_of(
+            SIZES, ({"name": row["name"], "size": len(row["image"])} for row in rows.to_pylist())
+        )
+
+
+@pytest.mark.parametrize("lazily", [True, False])
+def test_rows_without_a_key_are_told_apart_by_their_images(store: TableStore, lazily: bool) -> None:
+    def sizes(*images: bytes) -> tuple[list[int], int]:
+        rows = rows_of(PICTURES, ({"image": image} for image in images))
+        write_rows(PICTURES, [rows], store.area("pictures", "p"), f"write-{images}").commit()
+        pictures = store.open("pictures", "p")
+        columns = ["name", "image"]
+        found = pictures.rows(columns) if lazily else pictures.batches(columns)
+        staged = run_stage(Sizes(), found, store.area("sizes", "p"), f"run-{images}", lambda line: None)
+        staged.commit()
+        answer: list[int] = store.open("sizes", "p").read(["size"]).column("size").to_pylist()
+        return answer, staged.report["rows_computed"]
+
+    assert sizes(b"a", b"bbbb") == ([1, 4], 2)
+    # Other images, of which the table knows no more than of those before.
+    assert sizes(b"ccccccc", b"a") == ([7, 1], 1)
+
+
+@pytest.mark.parametrize(("lacks", "has"), [("number", "name, error"), ("name", "number, error")])
+def test_a_column_that_the_input_lacks_is_named(store: TableStore, lacks: str, has: str) -> None:
+    said = f"table toy: the stage ToyStage reads {lacks}, and its input has only: {has}"
+    rows = (batch.drop_columns([lacks]) for batch in toy_input([1]))
+    with pytest.raises(TableError, match=re.escape(said)):
+        run_stage(ToyStage(), rows, store.area("toy", "p"), "run", lambda line: None)
+
+
+def test_an_image_that_the_input_lacks_is_named(store: TableStore) -> None:
+    write_rows(PICTURES, [], store.area("pictures", "p"), "write").commit()
+    rows = store.open("pictures", "p").rows(["name", "error"])
+    said = "table sizes: the stage Sizes reads image, and its input has only: name, error"
+    with pytest.raises(TableError, match=said):
+        run_stage(Sizes(), rows, store.area("sizes", "p"), "run", lambda line: None)
 
 
 def test_a_stage_that_fails_leaves_no_thread_and_no_lease_behind(store: TableStore, tmp_path: Path) -> None:

@@ -268,6 +268,15 @@ def test_device_that_is_not_there(clip_folder: Path) -> None:
         encoder(clip_folder, precision="fp8")
 
 
+def test_a_precision_that_was_asked_for_is_part_of_what_changes_results() -> None:
+    def changes(**options: Any) -> dict[str, Any]:
+        return ClipEncoder(ClipSettings(model="RN50", pretrained="openai"), **options).fingerprint_settings
+
+    # By itself the precision goes with the machine, and no table is made anew on another one.
+    assert changes() == changes(precision="auto") == changes(device="cuda") == {"model": "RN50/openai"}
+    assert changes(precision="float16") == {"model": "RN50/openai", "precision": "float16"}
+
+
 @pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize(
     "settings", [{"model": "hf-hub:some/clip"}, {"model": "ViT-L-14", "pretrained": "dfn2b"}]

@@ -1,7 +1,9 @@
 """Several runs and readers of one partition at once: one wins, the others say why, and nothing is lost."""
 
+import os
 import random
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,55 @@ def test_a_sweep_spares_the_work_of_a_live_run_and_the_next_takes_it(store: Tabl
     run_stage(stage, toy_input(range(40)), store.area("toy", "p"), "next", lambda line: None).commit()
     assert stage.computed.total() == 0
     assert names(store) == expected(range(40))
+
+
+def aged(base: Path) -> list[Path]:
+    """All shards, made so old that a sweep may delete them."""
+    shards = sorted((base / "_sd_assets" / "toy" / "p" / "shards").iterdir())
+    long_ago = time.time() - 2 * area_module.LEASE_SECONDS
+    for path in (*shards, *(base / "_sd_assets" / "toy" / "p" / "index").iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    return shards
+
+
+def test_a_sweep_that_meets_a_new_run_stops(tmp_path: Path) -> None:
+    """The run begins when the sweep has looked for others already, and takes over what the sweep is about to delete."""
+    store = TableStore(LocalFiles(tmp_path), kept_versions=1)
+    staged(store, range(20), "first").commit()
+    old_shards = aged(tmp_path)
+    newcomers: list[Staged] = []
+
+    class Interrupted(LocalFiles):
+        def delete(self, path: str) -> None:
+            if "/versions/" in path and not newcomers:
+                newcomers.append(staged(store, range(20), "newcomer"))
+                assert newcomers[0].report["rows_computed"] == 0
+            super().delete(path)
+
+    second = staged(store, range(50, 90), "second")
+    second.area.files = Interrupted(tmp_path)
+    second.commit()
+    assert store.area("toy", "p").versions() == [2] and all(path.exists() for path in old_shards)
+    newcomers[0].commit()
+    assert names(store) == expected(range(20))
+    # The next sweep makes up for it.
+    gone = set(aged(tmp_path)) - set(old_shards)
+    staged(store, range(21), "third").commit()
+    assert gone and not any(path.exists() for path in gone)
+
+
+def test_a_sweep_that_cannot_read_a_manifest_deletes_nothing(store: TableStore, tmp_path: Path) -> None:
+    staged(store, range(20), "first").commit()
+    needed = aged(tmp_path)
+    staged(store, range(50, 90), "second").commit()
+    manifest = tmp_path / "_sd_assets" / "toy" / "p" / "versions" / "000001.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:100])
+    staged(store, range(50, 95), "third").commit()
+    assert all(path.exists() for path in needed)
+    manifest.write_bytes(whole)
+    found = store.open("toy", "p", version=1).read(["name"]).column("name").to_pylist()
+    assert found == expected(range(20))
 
 
 def test_two_who_settle_in_opposite_directions_lose_nothing(store: TableStore, tmp_path: Path) -> None:

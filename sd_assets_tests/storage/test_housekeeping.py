@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sd_assets.stages.stage import rows_of
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.housekeeping import TEMPORARY, find_areas, inventory
+from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import TableStore
 from sd_assets.storage.verify import Fault, half_written, verify
 from sd_assets_tests.toy import ToyStage, toy_input
@@ -297,6 +299,20 @@ def test_a_row_index(toy: Toy, damage: str) -> None:
     assert "Version 2 is whole" in fault.remedy
 
 
+def test_a_row_index_that_is_gone_is_said_to_be(toy: Toy) -> None:
+    shard = toy.area.manifest(3).shards[-1]
+    (toy.hidden / "index" / f"{shard.index}.parquet").unlink()
+    said = f"the index of shard {shard.file} is gone: `python -m sd_assets verify` says what can be done"
+    table = toy.store.open("toy", "p")
+    with pytest.raises(TableError, match=said):
+        _ = table.errors
+    with pytest.raises(TableError, match=said):
+        list(table.rows(["name"]))
+    with pytest.raises(TableError, match=said):
+        toy.refresh(range(130))
+    assert not list((toy.hidden / "leases").iterdir())
+
+
 def test_rows_that_are_not_those_of_the_index(tmp_path: Path) -> None:
     """As a mistake of ours would write them: bytes, checksum and names fit, what is in them does not."""
     base = tmp_path / "data"
@@ -436,3 +452,71 @@ def test_a_sweep_meanwhile_is_no_fault(toy: Toy, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Area, "manifest", swept)
     assert verify(toy.area).faults == []
+
+
+# --- what the last run reported --------------------------------------------------------------------------------------
+
+
+class Based:
+    """The table `toy`, of numbers that are named: whoever makes it of the same name again need not read them."""
+
+    def __init__(self, base: Path) -> None:
+        self.store = TableStore(LocalFiles(base))
+        self.hidden = base / "_sd_assets" / "toy" / "p"
+        self.area = self.store.area("toy", "p")
+        self.read = 0
+
+    def stage(self, count: int) -> Staged:
+        def rows() -> Iterator[pa.RecordBatch]:
+            for batch in toy_input(range(count)):
+                self.read += len(batch)
+                yield batch
+
+        self.read = 0
+        run_id = uuid.uuid4().hex
+        return run_stage(ToyStage(), rows(), self.area, run_id, lambda line: None, [f"{count} numbers"])
+
+    def refresh(self, count: int) -> int:
+        """How many rows were read; the table must have what was asked for."""
+        self.stage(count).commit()
+        assert self.store.open("toy", "p").num_rows == count
+        return self.read
+
+
+def test_a_version_whose_number_was_used_before_is_not_taken_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    based = Based(tmp_path)
+    based.refresh(10)
+    based.refresh(20)
+    assert based.refresh(20) == 0
+    # As `verify` says where a manifest is damaged.
+    (based.hidden / "versions" / "000002.json").unlink()
+    with monkeypatch.context() as killed:
+        put = LocalFiles.put
+
+        def killed_at(self: LocalFiles, path: str, *data: bytes | pa.Buffer) -> None:
+            if path.endswith("last_run.json"):
+                raise KeyboardInterrupt
+            put(self, path, *data)
+
+        staged = based.stage(30)
+        killed.setattr(LocalFiles, "put", killed_at)
+        with pytest.raises(KeyboardInterrupt):
+            staged.commit()
+    # What is known of the last run is that of the one that made the deleted version, of the same number.
+    assert based.store.open("toy", "p").num_rows == 30 and based.area.last_run()["version"] == 2
+    assert based.refresh(20) == 20
+
+
+@pytest.mark.parametrize("content", [b"", b'{"run_id": "x', b"\xff\xfe"])
+def test_a_damaged_report_of_the_last_run_is_as_none(tmp_path: Path, content: bytes) -> None:
+    based = Based(tmp_path)
+    based.refresh(20)
+    assert based.area.last_run()["rows_in"] == 20
+    (based.hidden / "last_run.json").write_bytes(content)
+    assert based.area.last_run() == {}
+    # It costs a look at all rows, and writes a new one.
+    assert based.refresh(20) == 20
+    assert based.area.last_run()["rows_reused"] == 20
+    assert based.refresh(20) == 0

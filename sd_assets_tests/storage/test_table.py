@@ -9,6 +9,7 @@ import pytest
 
 from sd_assets.compute.local import write_rows
 from sd_assets.schemas import ERROR_FIELDS, TableSchema
+from sd_assets.schemas import table as schema_of
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore, spread
@@ -71,6 +72,30 @@ def test_an_empty_table(tmp_path: Path) -> None:
     empty = store.open("numbers", "p")
     assert (len(empty.errors), empty.thinned(10).num_rows) == (0, 0)
     assert empty.take([]).column_names == NUMBERS.arrow.names
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize("columns", [["name", "image"], ["image"]], ids=str)
+def test_images_are_fetched_by_row(tmp_path: Path, kind: pa.DataType, columns: list[str]) -> None:
+    """As the same type, whatever the type of the column: what joins them wants one."""
+    schema = schema_of("own", ["name"], [pa.field("name", pa.string()), pa.field("image", kind)], images=True)
+    store = TableStore(LocalFiles(tmp_path))
+    images = [b"a", b"bb", None, b"a", b"dddd"]
+    batch = rows_of(schema, ({"name": f"n{n}", "image": image} for n, image in enumerate(images)))
+    write_rows(schema, [batch], store.area("own", "p"), "run").commit()
+    places = [4, 2, 0]
+    found = 0
+    for rows in store.open("own", "p").rows(columns):
+        assert rows.lazy == ("image",) and "image" not in rows.known.schema.names
+        assert rows.digests is not None and len(rows.digests) == len(rows.known) == len(images)
+        assert rows.digests[0] == rows.digests[3] and len(set(rows.digests)) == 4
+        taken = rows.take(places)
+        assert taken.schema.field("image").type == pa.binary()
+        assert taken.column("image").to_pylist() == [images[place] for place in places]
+        if "name" in columns:
+            assert taken.column("name").to_pylist() == [f"n{place}" for place in places]
+        found += 1
+    assert found == 1
 
 
 def test_places_at_even_distances() -> None:
