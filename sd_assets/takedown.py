@@ -59,14 +59,14 @@ def take_down(
     images = {name: by for name, by in before["images"].items() if blocked.still([by])}
     searched = blocked.with_images(_images_of_blocked_urls(store, area, blocked))
     found = [name for name in sorted(area.superseded()) if _holds(area, name, searched, images)]
+    if images:
+        images = _without_current(store, area, images)
     # Before the shards go that tell of them.
     area.put_note(_NOTE, json.dumps({**before, "images": images}).encode())
     versions = area.take_down(found, older_versions=older_versions)
     for name in area.notes():
         if name != _NOTE and _names_any(area.note(name), blocked):
             area.delete_note(name)
-    if images:
-        images = _without_current(store, area, images)
     if before["digest"] != blocked.digest or not set(found) <= set(before["shards"]):
         on_news()
     area.put_note(_NOTE, json.dumps({"digest": blocked.digest, "images": images, "shards": found}).encode())

@@ -449,13 +449,14 @@ class Area:
 
         If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
         manifest yet, and it may take over what we would delete. So we look again before each file: a run that starts after
-        that look finds no manifest any more that names the file.
+        that look finds no manifest any more that names the file, and would have to make it anew before we delete it.
 
         Args:
             run_id: of the run that has committed.
             own: the shards that it wrote.
             keep: so many versions; None: `kept_versions`.
         """
+        newest = self._newest()
         wip = self.files.ages(f"{self.hidden}/wip")
         for name in wip:
             if name.rpartition("-")[0] == run_id:
@@ -477,7 +478,7 @@ class Area:
         needed = self._needed()
         for folder, name in candidates:
             if name not in needed:
-                if self._others_alive(run_id):
+                if self._others_alive(run_id) or self._newest() != newest:
                     return
                 self.files.delete(f"{self.hidden}/{folder}/{name}")
         self.files.sweep_temporary(LEASE_SECONDS)

@@ -205,9 +205,7 @@ class Sizes(Stage):
         return SIZES
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
-        return rows_of(
-            SIZES, ({"name": row["name"], "size": len(row["image"])} for row in rows.to_pylist())
-        )
+        return rows_of(SIZES, ({"name": row["name"], "size": len(row["image"])} for row in rows.to_pylist()))
 
 
 @pytest.mark.parametrize("lazily", [True, False])

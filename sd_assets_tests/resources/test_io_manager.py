@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from sd_assets.resources import storage as storage_module
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.storage import KEY_METADATA, ParquetIOManager, StorageResource
 from sd_assets.storage.table import Table
@@ -16,8 +17,9 @@ from sd_assets.storage.table import Table
 PARTS = dg.StaticPartitionsDefinition(["p"])
 
 
-def materialized(base: Path, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
-    manager = ParquetIOManager(storage=StorageResource(base=str(base)), catalog=CatalogResource())
+def materialized(base: Path, *assets: dg.AssetsDefinition, catalogue: str = "") -> dg.ExecuteInProcessResult:
+    storage = StorageResource(base=str(base))
+    manager = ParquetIOManager(storage=storage, catalog=CatalogResource(path=catalogue))
     return dg.materialize(assets, partition_key="p", resources={"io_manager": manager})
 
 
@@ -30,6 +32,16 @@ def producer(value: Callable[[], Any]) -> dg.AssetsDefinition:
 
 
 FRAME = pd.DataFrame({"name": ["a", "b", "a"], "number": [1, 2, 3]})
+# A catalogue has one at least.
+ENTRY = """
+indices:
+  mine: {kind: faiss, path: index}
+seed_datasets:
+  some:
+    prompts: {texts: [a lamp]}
+    clip: {model: "local-dir:clip"}
+    retrieval: {index: mine}
+"""
 
 
 @pytest.mark.parametrize(
@@ -68,3 +80,33 @@ def test_anything_else_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_key_that_is_no_column_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"names columns it does not have: \['name'\]"):
         materialized(tmp_path, producer(lambda: pd.DataFrame({"number": [1]})))
+
+
+def assert_no_run_counts_as_alive(base: Path) -> None:
+    assert not list(base.glob("_sd_assets/numbers/p/leases/*"))
+
+
+def test_a_catalogue_that_cannot_be_read_when_all_is_computed(tmp_path: Path) -> None:
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(f"{ENTRY}blocked: {{file: nowhere.txt}}\n")
+    base = tmp_path / "data"
+    with pytest.raises(Exception, match=r"nowhere\.txt"):
+        materialized(base, producer(lambda: FRAME), catalogue=str(catalogue))
+    assert list(base.glob("_sd_assets/numbers/p/shards/*")) and not (base / "numbers").exists()
+    assert_no_run_counts_as_alive(base)
+    # Nothing of it was lost.
+    catalogue.write_text(ENTRY)
+    result = materialized(base, producer(lambda: FRAME), catalogue=str(catalogue))
+    assert result.asset_materializations_for_node("numbers")[0].metadata["version"].value == 1
+
+
+def test_a_run_that_is_stopped_while_its_views_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage_module, "view_metadata", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        materialized(tmp_path, producer(lambda: FRAME))
+    assert_no_run_counts_as_alive(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from dagster_shared.serdes import serialize_value
 from PIL import Image
 
+from sd_assets.errors import WriteError
 from sd_assets.resources import views
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
@@ -168,6 +169,55 @@ def test_a_stage_s_table_has_views_with_images_of_its_inputs(
         monkeypatch.setattr(views, name, draw)
     again = materialized(tmp_path, image_captions)
     assert shown(event(again, "image_captions")) == shown(captions)
+
+
+def test_a_stage_s_run_that_is_stopped_while_its_views_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.asset(partitions_def=PARTS)
+    def image_captions(
+        context: dg.AssetExecutionContext, compute: ComputeResource
+    ) -> dg.MaterializeResult[Staged]:
+        rows = (rows_of(IMAGE_CAPTIONS, [{"image_id": name, "variant": "default"}]) for name in "abc")
+        return compute.run(context, Described(), rows)
+
+    def stopped(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(views, "distributions", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        materialized(tmp_path, image_captions)
+    assert list(tmp_path.glob("_sd_assets/image_captions/p/shards/*"))
+    # It does not count as alive any more.
+    assert not list(tmp_path.glob("_sd_assets/image_captions/p/leases/*"))
+
+
+@pytest.mark.parametrize("note", [b"", b'{"shown": [', b"\xff\xfe"])
+def test_a_damaged_note_of_views_is_drawn_anew(tmp_path: Path, note: bytes) -> None:
+    table = table_of(tmp_path, SEED_IMAGES, [{"image_id": "a", "image": noise(1), "width": 160}])
+    area = TableStore(LocalFiles(tmp_path)).area("seed_images", "p")
+    warnings: list[str] = []
+    drawn = view_metadata(area, table, SEED_IMAGES, (), warnings.append)
+    kept = area.note("views.json")
+    assert kept is not None and drawn.keys() == {"contact_sheet", "distributions"}
+    area.put_note("views.json", note)
+    assert view_metadata(area, table, SEED_IMAGES, (), warnings.append) == drawn
+    assert area.note("views.json") == kept and not warnings
+
+
+def test_views_that_cannot_be_kept_are_shown_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LocalFiles, path: str, *data: bytes | pa.Buffer) -> None:
+        raise WriteError("no space left on device")
+
+    table = table_of(tmp_path, SEED_IMAGES, [{"image_id": "a", "image": noise(1), "width": 160}])
+    area = TableStore(LocalFiles(tmp_path)).area("seed_images", "p")
+    warnings: list[str] = []
+    monkeypatch.setattr(LocalFiles, "put", full)
+    drawn = view_metadata(area, table, SEED_IMAGES, (), warnings.append)
+    assert drawn.keys() == {"contact_sheet", "distributions"}
+    assert warnings == ["seed_images: its views are not kept: no space left on device"]
 
 
 def test_of_very_many_error_codes_the_most_frequent_are_named(tmp_path: Path) -> None:
