@@ -13,6 +13,7 @@ import errno
 import hashlib
 import http.client
 import json
+import signal
 import sys
 import threading
 import time
@@ -219,6 +220,8 @@ def main() -> None:
         "--idle", type=float, default=3600, help="stop after so many seconds without a request"
     )
     options = parser.parse_args()
+    # Started in the background of a script we inherit an ignored interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt), WorldServer(options.folder) as server:
             print(f"{server.world.base_url} serves {options.folder}", flush=True)
