@@ -276,7 +276,8 @@ class StorageMachine(RuleBasedStateMachine):
             return
         self._judge_computed(run)
         self._found_after_crash(run)
-        self.seem_alive.add(run.name)
+        if (self.base / HIDDEN / "leases" / f"{run.name}.json").exists():  # or it ended before it had one
+            self.seem_alive.add(run.name)
         self.steps["crashes"] += 1
 
     @rule(rows=ROWS, moment=MOMENTS, says_basis=st.booleans())
