@@ -8,7 +8,7 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,11 +88,7 @@ class LocalFiles:
         return pa.OSFile(str(self._base / path))
 
     def names(self, folder: str) -> list[str]:
-        try:
-            with os.scandir(self._base / folder) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file())
-        except FileNotFoundError:
-            return []
+        return self._listed(folder, os.DirEntry.is_file)
 
     def ages(self, folder: str) -> dict[str, float]:
         ages = {}
@@ -102,11 +98,7 @@ class LocalFiles:
         return ages
 
     def folders(self, folder: str) -> list[str]:
-        try:
-            with os.scandir(self._base / folder) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
-        except FileNotFoundError:
-            return []
+        return self._listed(folder, os.DirEntry.is_dir)
 
     def usage(self, *folders: str) -> int:
         sizes = {}
@@ -136,6 +128,13 @@ class LocalFiles:
         for name, age in self.ages(str(self._temporary.relative_to(self._base))).items():
             if age > older_than_s:
                 self.delete(str((self._temporary / name).relative_to(self._base)))
+
+    def _listed(self, folder: str, wanted: Callable[["os.DirEntry[str]"], bool]) -> list[str]:
+        try:
+            with os.scandir(self._base / folder) as entries:
+                return sorted(entry.name for entry in entries if wanted(entry))
+        except FileNotFoundError:
+            return []
 
     @contextmanager
     def _written(self, *data: bytes | pa.Buffer) -> Iterator[Path]:

@@ -77,7 +77,7 @@ def find_areas(store: TableStore, asset: str | None = None, partition: str | Non
         TableError: there is no such table, or no such partition; says which there are.
     """
     found = sorted(
-        (Area(store.files, *names) for names in _partitions(store.files, ROOT, 0)),
+        (store.area(*names) for names in _partitions(store.files, ROOT, 0)),
         key=lambda area: (_ORDER.get(area.asset, len(_ORDER)), area.asset, area.partition),
     )
     of_asset = [area for area in found if asset in (None, area.asset)]
