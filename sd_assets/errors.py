@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     CONNECTION_FAILED = "connection_failed"  # refused, or reset before an answer
     TLS_ERROR = "tls_error"  # the certificate or the handshake failed
     TIMEOUT = "timeout"  # the deadline of the image passed
+    HOST_UNAVAILABLE = "host_unavailable"  # not asked: the host failed `host_failures` times in a row in this run
     INVALID_RESPONSE = "invalid_response"  # the answer is not HTTP, or its coding is broken
     # Download: the answer.
     NOT_FOUND = "not_found"  # 404, 410
@@ -49,7 +50,8 @@ class ErrorCode(StrEnum):
     INVALID_REDIRECT = "invalid_redirect"  # a redirect that names no place to go
     TOO_LARGE = "too_large"  # more bytes than `max_bytes`
     INCOMPLETE = "incomplete"  # the connection closed before the whole body came
-    OPTED_OUT = "opted_out"  # X-Robots-Tag: noai, noimageai, noindex or noimageindex
+    OPTED_OUT = "opted_out"  # X-Robots-Tag: noai, noimageai, noindex or noimageindex; or robots.txt disallows it
+    HASH_MISMATCH = "hash_mismatch"  # the bytes are not those whose sha256 the corpus has
 
     # Of the catalogue.
     BLOCKED = "blocked"  # taken down: the image, its URL or its host is on the list `blocked:`

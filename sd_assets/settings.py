@@ -305,9 +305,19 @@ class DownloadSettings(Settings):
         retries: further attempts after a failure that may pass.
         retry_failed_after_h: hours after which a later run tries again what failed in a way that may pass.
         give_up_after_d: days after the first failure of a URL. If an attempt fails so late, it was the last one.
+        retry_permanent_after_d: days after which a later run asks again for what failed otherwise, or was given up.
+        refetch_after_d: days after which a later run asks whether an image has changed (by ETag and Last-Modified,
+            where the server gave them); null: never.
         max_redirects: redirects followed, at most.
         connections: images in flight at once.
-        user_agent: how the downloader introduces itself.
+        connections_per_host: of these, from one host.
+        host_failures: failures in a row (no connection, no answer in time) after which a host is left alone for the rest of the
+            run; null: never.
+        user_agent: how the downloader introduces itself; robots.txt and X-Robots-Tag may name what stands before its `/`.
+        contact: a mail address or a URL for those who run the servers; sent with the user_agent.
+        robots_txt: whether a host's robots.txt is obeyed.
+        x_robots_tag: whether an answer's X-Robots-Tag of noai, noimageai, noindex or noimageindex is obeyed.
+        ports: that may be connected to at public addresses.
         allow_addresses: private or loopback networks that may be fetched from all the same: `127.0.0.1`,
             `10.0.0.0/8`, `[::1]`, each optionally with `:port`.
     """
@@ -319,15 +329,22 @@ class DownloadSettings(Settings):
             "retries",
             "retry_failed_after_h",
             "give_up_after_d",
+            "retry_permanent_after_d",
+            "refetch_after_d",
             "max_redirects",
             "connections",
+            "connections_per_host",
+            "host_failures",
             "user_agent",
+            "contact",
+            "robots_txt",
+            "x_robots_tag",
         }
     )
 
     def fetch_effects(self) -> dict[str, Any]:
         """Those of the `effects` that decide what may be fetched at all, whatever is made of it then."""
-        return self.model_dump(mode="json", include={"max_bytes", "allow_addresses"})
+        return self.model_dump(mode="json", include={"max_bytes", "allow_addresses", "ports"})
 
     image_size: int = Field(512, ge=1, le=16_384)
     resize_mode: ResizeMode = "center_crop"
@@ -342,9 +359,17 @@ class DownloadSettings(Settings):
     retries: int = Field(2, ge=0, le=20)
     retry_failed_after_h: float = Field(24, ge=0)
     give_up_after_d: float = Field(60, ge=0)
+    retry_permanent_after_d: float = Field(90, ge=0)
+    refetch_after_d: float | None = Field(None, ge=0)
     max_redirects: int = Field(5, ge=0, le=20)
     connections: int = Field(64, ge=1, le=4096)
+    connections_per_host: int = Field(6, ge=1, le=4096)
+    host_failures: int | None = Field(20, ge=1)
     user_agent: str = "sd_assets/0.1"
+    contact: str | None = None
+    robots_txt: bool = True
+    x_robots_tag: bool = True
+    ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = (80, 443)
     allow_addresses: tuple[str, ...] = ()
 
     @field_validator("allow_addresses")

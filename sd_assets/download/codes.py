@@ -6,6 +6,7 @@ from sd_assets.errors import ErrorCode
 TRANSIENT: frozenset[ErrorCode] = frozenset(
     {
         ErrorCode.TIMEOUT,
+        ErrorCode.HOST_UNAVAILABLE,
         ErrorCode.CONNECTION_FAILED,
         ErrorCode.DNS_ERROR,
         ErrorCode.SERVER_ERROR,

@@ -2,28 +2,20 @@
 
 import asyncio
 import concurrent.futures
-import dataclasses
 import datetime
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 
 import aiohttp
 
-from sd_assets import images
 from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.download.addresses import AddressPolicy
-from sd_assets.download.codes import TRANSIENT
-from sd_assets.download.fetch import Answer, FetchError, fetch, open_session
-from sd_assets.download.resize import judge_size, resize
-from sd_assets.errors import ErrorCode, RowError
-from sd_assets.schemas import image_id
+from sd_assets.download.fetch import FetchError, fetch, open_session
+from sd_assets.download.finish import Download, Make, finish, resized
 from sd_assets.settings import DownloadSettings
-
-__all__ = ["TRANSIENT", "Download", "Downloader", "as_it_came", "resized"]
 
 # Attempt n waits up to 0.5 * 2**(n - 1) seconds: half of it for certain, half by chance, so that what failed together
 # does not come back together.
@@ -31,59 +23,6 @@ _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 # A server that wants to be left alone for longer is asked again by a later run, not by this one.
 _LONGEST_WAIT_S = 30.0
-
-# The detail of an image that came, and is blocked.
-BLOCKED_IMAGE = "the image is on the list `blocked:` of the catalogue"
-
-# Makes of an image's bytes what is kept: (bytes, header, settings) -> (bytes, width, height). Raises RowError.
-Make = Callable[[bytes, images.ImageInfo, DownloadSettings], tuple[bytes, int, int]]
-
-
-@dataclass(frozen=True)
-class Download:
-    """What became of one URL: the columns of `downloaded_images` besides `url_id` and `url`.
-
-    On failure `image_id`, `image`, `width` and `height` are None; of the rest what is known is kept.
-
-    Attributes:
-        image_id: sha256 (hex) of the bytes as they came.
-        image: resized and encoded as the settings say.
-        width: pixels of `image`.
-        height: pixels of `image`.
-        original_width: pixels as they came, after the EXIF orientation is applied.
-        original_height: likewise.
-        original_bytes: bytes as they came.
-        format: of the bytes as they came, judged by content: jpeg, png, webp, gif, tiff, bmp, avif.
-        http_status: of the last answer.
-        fetched_at: when the last attempt ended (aware, UTC).
-        etag: for a conditional request another day.
-        last_modified: likewise.
-        attempts: made in this run; 1 for a URL that may not be asked for at all.
-        retry_after: seconds, as the server asked for.
-        redirected_to: the URL that the answer came from, if that is another one.
-        error: why it failed; None if it did not.
-        error_detail: one line for a person.
-        blocked_by: of the error BLOCKED: the entry of the list.
-    """
-
-    fetched_at: datetime.datetime
-    attempts: int
-    image_id: str | None = None
-    image: bytes | None = None
-    width: int | None = None
-    height: int | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    original_bytes: int | None = None
-    format: str | None = None
-    http_status: int | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    retry_after: float | None = None
-    redirected_to: str | None = None
-    error: ErrorCode | None = None
-    error_detail: str | None = None
-    blocked_by: list[str] | None = None
 
 
 class Downloader:
@@ -210,51 +149,6 @@ class Downloader:
             error_detail=failure.detail,
             blocked_by=[failure.blocked_by] if failure.blocked_by else None,
         )
-
-
-def finish(
-    row: Download, answer: Answer, settings: DownloadSettings, make: Make, blocked: Blocked
-) -> Download:
-    """`row` with what an answer holds: the image made from its body, or the code of why there is none."""
-    entry = blocked.image(image_id(answer.body)) if blocked else None
-    if entry is not None:  # nothing is kept that would tell one image from another
-        return dataclasses.replace(
-            row,
-            http_status=answer.status,
-            error=ErrorCode.BLOCKED,
-            error_detail=BLOCKED_IMAGE,
-            blocked_by=[entry],
-        )
-    row = dataclasses.replace(
-        row,
-        http_status=answer.status,
-        etag=answer.etag,
-        last_modified=answer.last_modified,
-        original_bytes=len(answer.body),
-        redirected_to=answer.redirected_to,
-    )
-    try:
-        info = images.inspect(answer.body)
-        row = dataclasses.replace(
-            row, format=info.format, original_width=info.width, original_height=info.height
-        )
-        image, width, height = make(answer.body, info, settings)
-    except RowError as error:
-        return dataclasses.replace(row, error=error.code, error_detail=error.detail)
-    return dataclasses.replace(row, image_id=image_id(answer.body), image=image, width=width, height=height)
-
-
-def resized(data: bytes, info: images.ImageInfo, settings: DownloadSettings) -> tuple[bytes, int, int]:
-    """The image judged, resized and encoded as the settings say; its width and height."""
-    judge_size(info.width, info.height, settings)
-    image = images.decode_rgb(data, max_pixels=settings.max_pixels)
-    image = resize(image, settings.image_size, settings.resize_mode, settings.resize_only_if_bigger)
-    return images.encode(image, settings.image_format, settings.quality), image.width, image.height
-
-
-def as_it_came(data: bytes, info: images.ImageInfo, settings: DownloadSettings) -> tuple[bytes, int, int]:
-    """The bytes themselves, whatever size they have; its width and height."""
-    return data, info.width, info.height
 
 
 def wait_before_next(failure: FetchError, attempt: int) -> float | None:

@@ -24,7 +24,8 @@ from sd_assets.storage.area import Area
 from sd_assets.storage.lookup import RowsAtHand
 
 if TYPE_CHECKING:
-    from sd_assets.download.downloader import Download, Downloader
+    from sd_assets.download.downloader import Downloader
+    from sd_assets.download.finish import Download
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ class _Images:
 
     def _fetch(self, url: str) -> None:
         if self._downloader is None:
-            from sd_assets.download.downloader import Downloader, as_it_came
+            from sd_assets.download.downloader import Downloader
+            from sd_assets.download.finish import as_it_came
 
             self._downloader = Downloader(self._settings, as_it_came, self._blocked)
         self._room.acquire()

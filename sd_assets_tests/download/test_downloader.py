@@ -21,8 +21,11 @@ import pytest
 from PIL import Image
 
 from sd_assets.download import downloader as module
-from sd_assets.download.downloader import TRANSIENT, Download, Downloader, as_it_came
+from sd_assets.download import finish as finish_module
+from sd_assets.download.codes import TRANSIENT
+from sd_assets.download.downloader import Downloader
 from sd_assets.download.fetch import FetchError, PolicyResolver, opted_out, retry_after
+from sd_assets.download.finish import Download, as_it_came
 from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
 from sd_assets.schemas import DOWNLOADED_IMAGES, image_id
@@ -595,7 +598,7 @@ def test_a_bug_is_no_error_of_a_row(server: Server, jpeg: bytes, monkeypatch: py
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(module, "resize", broken)
+    monkeypatch.setattr(finish_module, "resize", broken)
     server.paths["/a"] = answer(body=jpeg)
     server.paths["/slow"] = raw(30.0)
     with Downloader(DownloadSettings(allow_addresses=("127.0.0.1",), timeout_s=20)) as downloader:
