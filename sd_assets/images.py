@@ -1,11 +1,12 @@
 """Images as bytes: what they are, their pixels in RGB, and bytes again.
 
 The type is judged by content, never by a name or a header. Read are JPEG, PNG, WebP, GIF, TIFF, BMP and AVIF; of an
-animation the first frame. Everything here raises `RowError` only, keeps no state and may be called by many threads.
+animation the first frame. Everything here raises `RowError` only and may be called by many threads.
 """
 
 import contextlib
 import ctypes
+import functools
 import io
 import logging
 import re
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import simplejpeg
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageChops,
     ImageCms,
     ImageFile,
     JpegImagePlugin,
@@ -28,6 +32,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from sd_assets.containers import avif, exif
+from sd_assets.containers.formats import FORMATS as FORMATS
+from sd_assets.containers.formats import READERS, sniff
+from sd_assets.containers.picture import MAX_METADATA, Picture, corrupt, guarded
 from sd_assets.errors import ErrorCode, RowError
 
 # What Pillow warns of (odd tags, many pixels, odd palettes) is either an error of the row, or nobody's concern.
@@ -40,7 +48,7 @@ with contextlib.suppress(AttributeError, OSError):
 
 # The classes are opened directly: `Image.open` would try every format it knows, and judge the number of pixels by a
 # limit that belongs to the process.
-_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+_DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "png": PngImagePlugin.PngImageFile,
     "webp": WebPImagePlugin.WebPImageFile,
@@ -49,22 +57,7 @@ _READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "avif": AvifImagePlugin.AvifImageFile,
 }
-FORMATS = tuple(_READERS)
 
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),  # BigTIFF
-    (b"MM\0+", "tiff"),
-)
-# Sizes of the header that follows the file header of a BMP: two letters alone ("BM") also begin many a text.
-_BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-
-_ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -76,6 +69,15 @@ _TRANSPOSE = {
 }
 _SIDES_SWAPPED = frozenset({5, 6, 7, 8})
 
+# Modes of Pillow whose values it leaves as they are where 0 is white. (Of others it makes 0 black.)
+_WHITE_IS_ZERO = frozenset({"I;16", "I;16B", "F"})
+
+# What ImageCms raises where a profile is damaged.
+_NO_PROFILE = (ImageCms.PyCMSError, OSError, TypeError, ValueError)
+# Bytes of a profile that is looked at once and remembered. Those of RGB with curves have up to 4,000.
+_MAX_KNOWN = 16 * 1024
+
+Pixels = npt.NDArray[np.uint8]  # RGB, [height, width, 3]
 EncodedFormat = Literal["jpg", "png", "webp"]
 # The most pixels a side that the file format can say.
 _MAX_SIDE: dict[str, int] = {"jpg": 65_500, "png": 2**31 - 1, "webp": 16_383}
@@ -102,18 +104,15 @@ def inspect(data: bytes, *, max_pixels: int | None = None) -> ImageInfo:
     Raises:
         RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (the header is damaged), TOO_MANY_PIXELS (over `max_pixels`).
     """
-    _silence()
-    kind = _sniff(data)
-    if kind == "webp":
-        # Pillow allocates the canvas of a WebP when it opens it, so its header is read here.
-        width, height, orientation = _webp_header(data)
-    else:
-        with _open(data, kind) as image:
-            (width, height), orientation = image.size, _orientation(image, kind)
-    if orientation in _SIDES_SWAPPED:
+    picture = read_picture(data)
+    if picture.head is not None:
+        with _open(picture.head, picture):
+            pass
+    width, height = picture.width, picture.height
+    if picture.orientation in _SIDES_SWAPPED:
         width, height = height, width
     _check_pixels(width, height, max_pixels)
-    return ImageInfo(kind, width, height)
+    return ImageInfo(picture.format, width, height)
 
 
 def decode_rgb(
@@ -133,90 +132,104 @@ def decode_rgb(
         RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (truncated ones too, never a half-grey picture),
             TOO_MANY_PIXELS (over `max_pixels`; None is no limit of ours, Pillow has its own for WebP and TIFF tiles).
     """
-    _silence()
-    kind = _sniff(data)
-    if kind == "webp":
-        width, height, _ = _webp_header(data)
-        _check_pixels(width, height, max_pixels)
-    with _open(data, kind) as image:
-        _check_pixels(*image.size, max_pixels)
-        # Taken before the pixels are loaded, as `inspect` sees it: a PNG may have another EXIF block after them.
-        orientation = _orientation(image, kind)
-        profile = image.info.get("icc_profile")
+    picture = read_picture(data)
+    _check_pixels(picture.width, picture.height, max_pixels)
+    with _open(picture.bare(), picture) as image:
         try:
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # does nothing but to a JPEG
             image.load()
-            rgb = _to_rgb(image, data[24] if kind == "png" else 8, profile)
+            rgb = _to_rgb(image, picture)
         except Image.DecompressionBombError as error:
             raise RowError(ErrorCode.TOO_MANY_PIXELS, _line(error)) from error
         except Exception as error:  # whatever a decoder raises on damaged data is the row's error
-            raise RowError(ErrorCode.CORRUPT_IMAGE, f"{kind}: {_line(error)}") from error
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
+            raise RowError(ErrorCode.CORRUPT_IMAGE, f"{picture.format}: {_line(error)}") from error
+    rgb = turned(rgb, picture.orientation)
     rgb.info = {}
     return rgb
 
 
-def encode(image: Image.Image, format: EncodedFormat, quality: int) -> bytes:
+def read_picture(data: bytes) -> Picture:
+    """What the container says of the picture, and the bare file to decode; no pixel is decoded.
+
+    Raises:
+        RowError: EMPTY, NOT_AN_IMAGE, CORRUPT_IMAGE (the header is damaged).
+    """
+    _silence()
+    format = sniff(data)
+    return guarded(format, lambda: READERS[format](data) if format in READERS else _avif(data))
+
+
+def encode(image: Image.Image | Pixels, format: EncodedFormat, quality: int) -> bytes:
     """The image as bytes; the same pixels give the same bytes. No metadata is carried over.
 
     Args:
-        image: of mode RGB.
+        image: of mode RGB, or its pixels.
         format: jpg (4:2:0), png or webp (lossy).
         quality: 1 to 100; PNG, which loses nothing, ignores it.
 
     Raises:
         RowError: TOO_MANY_PIXELS, if a side is longer than the file format can say.
     """
-    longest = max(image.size)
-    if longest > _MAX_SIDE[format]:
+    pixels = np.ascontiguousarray(image)
+    height, width = pixels.shape[:2]
+    if max(width, height) > _MAX_SIDE[format]:
         raise RowError(
             ErrorCode.TOO_MANY_PIXELS,
-            f"{image.width} x {image.height} does not fit into {format}: at most {_MAX_SIDE[format]} a side",
+            f"{width} x {height} does not fit into {format}: at most {_MAX_SIDE[format]} a side",
         )
-    if image.info:
-        image = image.copy()
-        image.info = {}  # Pillow's writers take the profile, comment and resolution from here
-    out = io.BytesIO()
     if format == "jpg":
-        image.save(out, "JPEG", quality=quality, subsampling="4:2:0")
-    elif format == "webp":
-        image.save(out, "WEBP", quality=quality, method=4)
+        jpeg: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420")
+        return jpeg
+    out = io.BytesIO()
+    if format == "webp":
+        Image.fromarray(pixels).save(out, "WEBP", quality=quality, method=4)
     else:
-        image.save(out, "PNG")
+        Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
+
+
+def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image in sRGB; as it is if it has no profile, a damaged one, or one for another kind of pixels."""
+    return _to_srgb(image, profile) if profile else image
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as a viewer shows it, whose stored pixels have this EXIF orientation."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 # --- the header --------------------------------------------------------------------------------------------------
 
 
-def _sniff(data: bytes) -> str:
-    if not data:
-        raise RowError(ErrorCode.EMPTY, "no bytes")
-    for signature, kind in _SIGNATURES:
-        if data.startswith(signature):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
-        return "bmp"
-    if data[4:8] == b"ftyp":
-        brands = data[8 : max(16, min(int.from_bytes(data[:4], "big"), 256))]
-        if any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4)):
-            return "avif"
-        if brands[:4] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-            raise RowError(ErrorCode.NOT_AN_IMAGE, "HEIC is not read: convert it to JPEG, PNG or WebP")
-    raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content begins with {data[:24]!r}")
+def _avif(data: bytes) -> Picture:
+    """The picture of an AVIF, as libavif reads its header."""
+    avif.check(data)
+    with _opened(data, "avif") as image:
+        (width, height), info = image.size, image.info
+    avif.check_coded(data, width, height)
+    profile = info.get("icc_profile")
+    if profile is not None and len(profile) > MAX_METADATA:
+        profile = None
+    # Of boxes that turn the picture Pillow makes an EXIF orientation.
+    return Picture("avif", width, height, lambda: data, lambda: profile, exif.orientation(info.get("exif")))
 
 
-def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
+def _open(data: bytes, picture: Picture) -> ImageFile.ImageFile:
+    """The file for Pillow to decode, which must see the same picture in it."""
+    image = _opened(data, picture.format)
+    if image.size != (picture.width, picture.height):
+        raise corrupt(picture.format, f"{image.size} pixels, or {(picture.width, picture.height)}")
+    return image
+
+
+def _opened(data: bytes, format: str) -> ImageFile.ImageFile:
     try:
-        return _READERS[kind](io.BytesIO(data))
+        return _DECODERS[format](io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise RowError(ErrorCode.TOO_MANY_PIXELS, _line(error)) from error
     except Exception as error:  # whatever a decoder raises on damaged data is the row's error
-        raise RowError(ErrorCode.CORRUPT_IMAGE, f"{kind} header: {_line(error)}") from error
+        raise corrupt(format, _line(error)) from error
 
 
 def _silence() -> None:
@@ -236,72 +249,26 @@ def _check_pixels(width: int, height: int, max_pixels: int | None) -> None:
         )
 
 
-def _orientation(image: ImageFile.ImageFile, kind: str) -> int:
-    """The EXIF orientation that is still to be applied; 1 is upright. Pillow turns a TIFF itself."""
-    return 1 if kind == "tiff" else _exif_orientation(image.info.get("exif"))
-
-
-def _exif_orientation(block: bytes | None) -> int:
-    if not block:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(block)
-        value = exif.get(_ORIENTATION_TAG, 1)
-    except Exception:  # a damaged EXIF block raises anything; viewers show the picture all the same
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _webp_header(data: bytes) -> tuple[int, int, int]:
-    """Width and height in pixels, EXIF orientation. Source: the WebP container specification (RFC 9649)."""
-
-    def number(start: int, stop: int) -> int:
-        return int.from_bytes(data[start:stop], "little")
-
-    if len(data) < 30:
-        raise RowError(ErrorCode.CORRUPT_IMAGE, "webp header: truncated")
-    first, orientation = data[12:16], 1
-    if first == b"VP8X":
-        width, height = number(24, 27) + 1, number(27, 30) + 1
-        if data[20] & 0x08:
-            orientation = _exif_orientation(_riff_chunk(data, b"EXIF"))
-    elif first == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
-        width, height = number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
-    elif first == b"VP8L" and data[20] == 0x2F:
-        width, height = (number(21, 25) & 0x3FFF) + 1, (number(21, 25) >> 14 & 0x3FFF) + 1
-    else:
-        raise RowError(ErrorCode.CORRUPT_IMAGE, f"webp header: unknown first chunk {first!r}")
-    if not width or not height:
-        raise RowError(ErrorCode.CORRUPT_IMAGE, f"webp header: {width} x {height} pixels")
-    return width, height, orientation
-
-
-def _riff_chunk(data: bytes, name: bytes) -> bytes | None:
-    at = 12
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        if data[at : at + 4] == name:
-            return data[at + 8 : at + 8 + size]
-        at += 8 + size + size % 2
-    return None
-
-
 def _line(error: BaseException) -> str:
     """An exception of Pillow as one line for a person."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    line = " ".join(str(error).split())[:200] or type(error).__name__
+    # What it does not find in a table of its own, or among the tags.
+    return f"unknown value or missing tag {line}" if isinstance(error.__cause__, KeyError) else line
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------
 
 
-def _to_rgb(image: Image.Image, depth: int, profile: bytes | None) -> Image.Image:
-    """A loaded image of any mode as RGB. `depth` is the bits per sample of a PNG, which its tRNS values are in."""
+def _to_rgb(image: Image.Image, picture: Picture) -> Image.Image:
+    """The loaded image of any mode as RGB."""
+    depth, profile = picture.depth, picture.profile()
     clear = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        rgb = _from_16_bits(image, clear)
+        rgb = _from_16_bits(image, clear, depth)
     elif image.mode in ("I", "F"):
         rgb = _stretched(image)
+    elif picture.format == "bmp" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+        rgb = image.convert("RGB")  # its writer left the fourth byte alone
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgb = _on_white(image)
     elif clear is not None and image.mode in ("1", "L", "P", "RGB"):
@@ -316,9 +283,21 @@ def _to_rgb(image: Image.Image, depth: int, profile: bytes | None) -> Image.Imag
         profile = None
     else:
         rgb = image  # 1, L, P, RGB, RGBX, CMYK, YCbCr, HSV
+    if image.mode in _WHITE_IS_ZERO and _white_is_zero(image):
+        rgb = ImageChops.invert(rgb)
     if profile:
         rgb = _to_srgb(rgb, profile)
-    return rgb.convert("RGB") if rgb.mode != "RGB" else rgb.copy() if rgb is image else rgb
+    rgb = rgb.convert("RGB") if rgb.mode != "RGB" else rgb.copy() if rgb is image else rgb
+    if picture.covered is None:
+        return rgb
+    whole = Image.new("RGB", image.size, "white")
+    whole.paste(rgb.crop(picture.covered), picture.covered)
+    return whole
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -326,10 +305,11 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
 
 
-def _from_16_bits(image: Image.Image, clear: int | None) -> Image.Image:
-    """Grey of 16 bits scaled to 8 (Pillow's own conversion would clip at 255)."""
+def _from_16_bits(image: Image.Image, clear: int | None, depth: int) -> Image.Image:
+    """Grey of more than 8 bits scaled to 8 (Pillow's own conversion would clip at 255)."""
     wide = np.asarray(image).astype(np.uint32)
-    narrow = ((wide * 255 + 32_767) // 65_535).astype(np.uint8)
+    brightest = 2**depth - 1
+    narrow = ((wide * 255 + brightest // 2) // brightest).astype(np.uint8)
     if clear is not None:
         narrow[wide == clear] = 255
     return Image.fromarray(narrow)
@@ -337,7 +317,8 @@ def _from_16_bits(image: Image.Image, clear: int | None) -> Image.Image:
 
 def _stretched(image: Image.Image) -> Image.Image:
     """Grey of 32 bits (TIFF), whose range no header tells: darkest to black, brightest to white, as viewers do."""
-    wide = np.asarray(image).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what is no number may say so
+        wide = np.asarray(image).astype(np.float64)
     finite = np.isfinite(wide)
     low, high = (wide[finite].min(), wide[finite].max()) if finite.any() else (0.0, 0.0)
     scaled = (np.where(finite, wide, low) - low) * (255 / (high - low) if high > low else 0)
@@ -347,17 +328,50 @@ def _stretched(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """The image in sRGB; as it is if the profile is damaged or not for its kind of pixels, as browsers do."""
     try:
+        if is_srgb(profile):
+            return image
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        if "sRGB" in (source.profile.profile_description or ""):
-            return image
         if space == "RGB" and image.mode != "CMYK":
             image = image.convert("RGB")
+        if space == "GRAY" and image.mode == "RGB" and _is_grey(image):
+            image = image.getchannel(0)
         if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode:
             return image
         return _transformed(image, source)
-    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+    except _NO_PROFILE:
         return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = image.split()
+    return all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Whether colours of this profile come out as they are in sRGB, by two of 255 at most.
+
+    Most profiles on the web are sRGB by one name or another (and some of that name are not): of them the transformation,
+    which takes longer than decoding, is left out.
+    """
+    return len(profile) <= _MAX_KNOWN and _changes_nothing(profile)
+
+
+@functools.lru_cache(maxsize=64)
+def _changes_nothing(profile: bytes) -> bool:
+    """As `is_srgb`. The web's images share few profiles, and making a transformation takes as long as a small image."""
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3)
+    ramp = np.repeat(np.arange(0, 252, 7, dtype=np.uint8)[None, :, None], 3, axis=-1)
+    colours = np.concatenate([grid, ramp])
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != "RGB":
+            return False
+        result = np.asarray(_transformed(Image.fromarray(colours), source))
+    except _NO_PROFILE:
+        return False
+    return int(np.abs(result.astype(np.int16) - colours).max()) <= 2
 
 
 def _transformed(image: Image.Image, source: Any) -> Image.Image:

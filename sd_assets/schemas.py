@@ -190,13 +190,14 @@ DOWNLOADED_IMAGES = table(
         pa.field("original_bytes", pa.int64()),
         pa.field("format", pa.string()),
         pa.field("http_status", pa.int32()),
-        pa.field("fetched_at", pa.timestamp("us", tz="UTC")),
+        pa.field("fetched_at", pa.timestamp("us", tz="UTC")),  # when it was asked for last
         pa.field("etag", pa.string()),
         pa.field("last_modified", pa.string()),
         pa.field("attempts", pa.int32()),
         pa.field("retry_after", pa.float64()),  # seconds, as the server asked for
         pa.field("redirected_to", pa.string()),  # where the image came from, if not from the URL itself
-        pa.field("failing_since", pa.timestamp("us", tz="UTC")),  # when a failure that may pass first came
+        # When failures that may pass began; of an image: since when it cannot be told whether it has changed.
+        pa.field("failing_since", pa.timestamp("us", tz="UTC")),
         pa.field("blocked_by", pa.list_(pa.string())),  # entries of `blocked:` that are why
     ],
     bookkeeping=[

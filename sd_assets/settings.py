@@ -372,6 +372,24 @@ class DownloadSettings(Settings):
     ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = (80, 443)
     allow_addresses: tuple[str, ...] = ()
 
+    @field_validator("user_agent")
+    @classmethod
+    def _names_itself(cls, value: str) -> str:
+        if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+            raise ValueError(
+                f"{value!r} can be no User-Agent: write a name and a version in plain ASCII, such as sd_assets/0.1"
+            )
+        return value
+
+    @field_validator("contact")
+    @classmethod
+    def _can_be_written_to(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[!-~]+|(mailto:)?[!-~]+@[!-~]+", value):
+            raise ValueError(
+                f"{value!r} is no contact: write a mail address (who@example.org) or a URL (https://example.org/bot)"
+            )
+        return value
+
     @field_validator("allow_addresses")
     @classmethod
     def _addresses_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,19 +1,17 @@
-"""A stage in this process: reading ahead, preparing in threads, writing behind, so that the model never waits."""
+"""A stage in this process: what is missing is read and handed to it, what it answers is kept as it comes."""
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 
-from sd_assets.ahead import map_ahead
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
-from sd_assets.stages.stage import InputCounts, Stage
+from sd_assets.stages.stage import InputCounts, Stage, Work
 from sd_assets.storage.area import Area
 from sd_assets.storage.digests import joined, row_digests
 from sd_assets.storage.rows import Rows
@@ -26,17 +24,6 @@ LOG_SECONDS = 10.0
 
 # A batch of large photographs is handed on before it has its rows: Arrow joins no more than 2 GiB.
 MAX_BATCH_BYTES = 256 * 1024 * 1024
-# Threads that prepare; more would hold more decoded images than they save time.
-_PREPARERS = min(os.cpu_count() or 1, 16)
-
-
-class _Work(NamedTuple):
-    """Rows to compute, with the digests of their keys and their work keys."""
-
-    rows: pa.RecordBatch
-    keys: list[bytes]
-    works: list[bytes]
-    prepared: Any = None
 
 
 def run_stage(
@@ -68,32 +55,25 @@ def run_stage(
     if staging.is_current:
         return _kept(staging, stage.facts(), started)
     reader = _Reader(stage, rows, staging)
+    missing = reader.missing()
     computed = 0
     logged = started
     try:
-        with ExitStack() as stack:
-            # Closed in the opposite order: the stage last, when nothing is under way in it any more.
-            stack.callback(lambda: stage.close() if reader.opened else None)
-            ready = map_ahead(
-                lambda work: work._replace(prepared=stage.prepare(work.rows)), reader.missing(), _PREPARERS
-            )
-            stack.enter_context(closing(ready))
-            # One thread keeps the order by itself; of several, a slow batch must not hold up the others.
-            results = map_ahead(
-                lambda work: (work, stage.process(work.rows, work.prepared)),
-                ready,
-                stage.threads,
-                ordered=stage.threads == 1,
-            )
-            stack.enter_context(closing(results))
-            for work, result in results:
-                staging.add(result, work.keys, work.works)
-                computed += len(result)
-                if time.monotonic() - logged > LOG_SECONDS:
-                    logged = time.monotonic()
-                    log(
-                        f"{area.folder}: {computed} rows computed, {computed / (logged - started):.1f} rows/s"
-                    )
+        first = next(missing, None)
+        if first is not None:  # a refresh of what has not changed loads no model
+            stage.open()
+            try:
+                work = itertools.chain([first], missing)
+                with closing(stage.run(work, staging.refused)) as results:
+                    for done in results:
+                        staging.add(*done)
+                        computed += len(done.keys)
+                        if time.monotonic() - logged > LOG_SECONDS:
+                            logged = time.monotonic()
+                            speed = computed / (logged - started)
+                            log(f"{area.folder}: {computed} rows computed, {speed:.1f} rows/s")
+            finally:
+                stage.close()
         facts = {**staging.last_used, **stage.facts()}
         staged = staging.finish(reader.rows, rows_skipped=reader.skipped, facts=facts)
     except BaseException:
@@ -173,23 +153,18 @@ class _Reader:
         self._fingerprint = stage.fingerprint()
         self.rows = 0
         self.skipped = 0
-        self.opened = False
 
-    def missing(self) -> Iterator[_Work]:
+    def missing(self) -> Iterator[Work]:
         """What is to be computed, `batch_rows` at a time."""
-        held: list[_Work] = []
+        held: list[Work] = []
         room = self._stage.batch_rows
         for batch in self._input:
             rows = batch if isinstance(batch, Rows) else Rows(batch)
             new = self._new_rows(rows)
-            if new and not self.opened:
-                # Here and not earlier: a refresh of what has not changed loads no model.
-                self._stage.open()
-                self.opened = True
             while new:
                 now, new = new[:room], new[room:]
                 places, keys, works = map(list, zip(*now, strict=True))
-                held.append(_Work(rows.take(places), keys, works))
+                held.append(Work(rows.take(places), keys, works))
                 room -= len(now)
                 if not room or sum(part.rows.nbytes for part in held) > MAX_BATCH_BYTES:
                     yield _joined(held)
@@ -248,8 +223,8 @@ class _Reader:
         ]
 
 
-def _joined(held: list[_Work]) -> _Work:
+def _joined(held: list[Work]) -> Work:
     rows = pa.Table.from_batches([work.rows for work in held]).combine_chunks().to_batches()[0]
-    return _Work(
+    return Work(
         rows, [key for work in held for key in work.keys], [key for work in held for key in work.works]
     )

@@ -7,7 +7,7 @@ service of its cloud. Judged is the address that is connected to, whatever name 
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sd_assets.settings import parse_allowed_address
 
@@ -56,13 +56,15 @@ _6TO4 = ipaddress.IPv6Network("2002::/16")  # RFC 3056
 
 
 class AddressPolicy:
-    """Public unicast addresses, and what an entry of the catalogue lists.
+    """Public unicast addresses at some ports, and what an entry of the catalogue lists.
 
     Args:
         allowed: `DownloadSettings.allow_addresses`: networks, each optionally with a port.
+        ports: `DownloadSettings.ports`: those of public addresses.
     """
 
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
+    def __init__(self, allowed: Iterable[str] = (), ports: Collection[int] = (80, 443)) -> None:
+        self._ports = ports
         parsed = [parse_allowed_address(text) for text in allowed]
         self._allowed = [(ipaddress.ip_network(network), port) for network, port in parsed]
 
@@ -73,11 +75,16 @@ class AddressPolicy:
         for network, allowed_port in self._allowed:
             if allowed_port in (None, port) and (judged in network or (carried and carried in network)):
                 return None
-        if carried is not None:
-            label = _label(carried)
-            return f"{judged} leads to {carried}, which is {label}" if label else None
-        label = _label(judged)
-        return f"{judged} is {label}" if label else None
+        label = _label(judged if carried is None else carried)
+        if label is not None:
+            return (
+                f"{judged} is {label}"
+                if carried is None
+                else f"{judged} leads to {carried}, which is {label}"
+            )
+        if port not in self._ports:
+            return f"port {port} of {judged} is none of `ports` ({', '.join(map(str, self._ports))})"
+        return None
 
 
 def literal_address(host: str) -> Address | None:

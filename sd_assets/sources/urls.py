@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sd_assets.blocked import NOTHING, Blocked
-from sd_assets.download.codes import TRANSIENT
+from sd_assets.download.again import Asked, failing_since, is_due
+from sd_assets.download.request import Request
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.schemas import text_id
 from sd_assets.settings import DownloadSettings, UrlsSource
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Rows keep their order, so images that have come wait for a slower one before them. Beyond so many bytes, or so many
 # rows, nothing new is asked for until it has come.
 _MAX_WAITING_BYTES = 256 * 1024 * 1024
-_WAITING_PER_CONNECTION = 4
+_WAITING_PER_CONNECTION = 2
 _NOTE = "fetched.json"
 # The note is small, but it is written whole: every so many URLs that it has something new to say of.
 _NEWS_BEFORE_WRITING = 500
@@ -43,9 +44,9 @@ def read_urls(
 ) -> Iterator[SourceRow]:
     """A row a line of the list, in its order; of a URL that is listed twice, one request.
 
-    What failed is a row with its code, and so is what is no image; the bytes of neither are kept. Up to
-    `settings.connections` images are in flight. What is blocked is a row with that code, and is not asked for; nor is what
-    gave something blocked before, while that is on the list.
+    What failed is a row with its code, and so is what is no image; the bytes of neither are kept. What is asked for again,
+    and when, says `sd_assets.download.again`; but an image that came stays as it is, as seeds do. What is blocked is a row
+    with that code, and is not asked for; nor is what gave something blocked before, while that is on the list.
 
     Args:
         source: the list.
@@ -105,8 +106,6 @@ class _Images:
         self._under_way: dict[str, Future[Download]] = {}
         self._given: dict[str, _Given] = {}
         self._first: dict[str, str] = {}  # image_id -> the first URL of this run that gave it
-        # Of those that wait before another attempt none is in flight, but none may be forgotten: hence twice.
-        self._room = threading.BoundedSemaphore(2 * settings.connections)
         self._held_bytes = 0
         self._counting = threading.Lock()  # the downloader's threads add, ours takes away
 
@@ -156,6 +155,7 @@ class _Images:
         """What became of a URL; the bytes, too, if no earlier row gave the same."""
         stored = None if url in self._under_way else self.known.find(url)
         if stored is not None and stored["error"] is not None:
+            self.known.still_failing(url)
             error = RowError(ErrorCode(stored["error"]), stored["error_detail"] or "")
             return _Given(stored["source_revision"], error=error), None
         if stored is not None:
@@ -173,6 +173,7 @@ class _Images:
         if came.blocked_by is not None:
             self.known.was_blocked(url, came.blocked_by)
         if came.error is not None:
+            self.known.failed(url, came.error, came.fetched_at)
             return _Given(at, error=RowError(came.error, came.error_detail or "")), None
         return _Given(at, came.image_id), came.image
 
@@ -182,15 +183,13 @@ class _Images:
             from sd_assets.download.finish import as_it_came
 
             self._downloader = Downloader(self._settings, as_it_came, self._blocked)
-        self._room.acquire()
-        future = self._downloader.submit(url)
+        future = self._downloader.submit(Request(url))
         future.add_done_callback(self._came)
         self._under_way[url] = future
 
     def _came(self, future: "Future[Download]") -> None:
         if not future.cancelled() and future.exception() is None:
             self._count(len(future.result().image or b""))
-        self._room.release()
 
     def _count(self, size: int) -> None:
         with self._counting:
@@ -202,8 +201,8 @@ class Known:
 
     A row is found by its column `source`. Of URLs that give the same image only the first has a row (the others are
     duplicates), so the note says whose it is. It also holds the settings of the last whole run: after an edit of what
-    may be fetched, failures are tried again; and by the ids of URLs what they were blocked by, as those have no row at all.
-    Without the note, no more is lost than some requests.
+    may be fetched, failures are tried again; and by the ids of URLs what they were blocked by, as those have no row at all,
+    and since when they fail. Without the note, no more is lost than some requests.
     """
 
     def __init__(self, area: Area | None, settings: DownloadSettings, blocked: Blocked = NOTHING) -> None:
@@ -224,6 +223,8 @@ class Known:
         self._same: dict[str, str] = {}
         self._blocked_before: dict[str, list[str]] = self._note["blocked"]
         self._blocked_by: dict[str, list[str]] = {}
+        self._failing_before: dict[str, str] = self._note["failing"]
+        self._failing: dict[str, str] = {}
         self._news = 0
         if "settings" not in self._note or len(self._same_before) < len(self._note["same"]):
             # Now, so that what this run leaves behind, should it be killed, is known to be of these settings; and what was
@@ -248,13 +249,19 @@ class Known:
             return False
         if row["error"] is None:
             return row["image_id"] is not None
-        if row["error"] in TRANSIENT or self._note["settings"] != self._effects():
+        if self._note["settings"] != self._effects():
             return False
-        try:
-            asked_at = datetime.fromisoformat(row["source_revision"] or "")
-            return datetime.now(UTC) - asked_at < timedelta(hours=self._settings.retry_failed_after_h)
-        except (ValueError, TypeError):  # of another source: no time, or one without a zone
-            return False
+        asked = self._asked(url, row)
+        return asked is not None and not is_due(asked, self._settings, datetime.now(UTC))
+
+    def _asked(self, url: str, row: dict[str, Any]) -> Asked | None:
+        """When the failed row of a URL was asked for; None if it is of another source, which does not say."""
+        at = _time(row["source_revision"])
+        if at is None:
+            return None
+        since = _time(self._failing_before.get(text_id(url)))
+        before = None if since is None else Asked(since, row["error"], since)
+        return Asked(at, row["error"], failing_since(row["error"], at, before))
 
     def image(self, url: str) -> bytes | None:
         """The bytes of a row that `find` gave; None if it is not at hand any more."""
@@ -291,11 +298,28 @@ class Known:
         self._blocked_by[identity] = entries
         self._news += self._blocked_before.get(identity) != entries
 
+    def failed(self, url: str, error: ErrorCode, at: datetime) -> None:
+        """Note since when a URL fails that was asked for, if that may pass."""
+        row = self.find(url)
+        before = self._asked(url, row) if row is not None and row["error"] is not None else None
+        since = failing_since(error, at, before)
+        if since is not None:
+            identity = text_id(url)
+            self._failing[identity] = since.isoformat()
+            self._news += self._failing_before.get(identity) != self._failing[identity]
+
+    def still_failing(self, url: str) -> None:
+        """What the note says of a URL that is not asked for again goes on to be true."""
+        identity = text_id(url)
+        if identity in self._failing_before:
+            self._failing[identity] = self._failing_before[identity]
+
     def complete(self) -> None:
         """The list was read to its end: what else the note says is of URLs that are listed no more."""
-        before = (self._same_before, self._blocked_before, self._note["settings"])
-        if before != (self._same, self._blocked_by, self._effects()):
-            self._write(self._same, self._blocked_by, self._effects())
+        before = (self._same_before, self._blocked_before, self._failing_before, self._note["settings"])
+        now = (self._same, self._blocked_by, self._failing, self._effects())
+        if before != now:
+            self._write(*now)
 
     def close(self) -> None:
         """After the end, or in the middle: then what is new is added to the note."""
@@ -312,20 +336,33 @@ class Known:
         self._write(
             {**self._same_before, **self._same},
             {**self._blocked_before, **self._blocked_by},
+            {**self._failing_before, **self._failing},
             self._note["settings"],
         )
 
-    def _write(self, same: dict[str, str], blocked: dict[str, list[str]], settings: Any) -> None:
+    def _write(
+        self, same: dict[str, str], blocked: dict[str, list[str]], failing: dict[str, str], settings: Any
+    ) -> None:
         self._news = 0
         if self._area is not None:
-            note = {"same": same, "blocked": blocked, "settings": settings}
+            note = {"same": same, "blocked": blocked, "failing": failing, "settings": settings}
             self._area.put_note(_NOTE, json.dumps(note).encode())
 
 
 def _parsed(note: bytes) -> dict[str, Any]:
+    names = ("same", "blocked", "failing")
     try:
         found = json.loads(note)
-        return {"same": dict(found.pop("same", {})), "blocked": dict(found.pop("blocked", {})), **found}
+        return {**found, **{name: dict(found.get(name, {})) for name in names}}
     except (ValueError, TypeError, AttributeError) as error:
         logger.warning("the note of what was fetched is damaged, and passed over: %s", error)
-        return {"same": {}, "blocked": {}}
+        return {name: {} for name in names}
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time as `datetime.isoformat` writes it; None if it is none, or without a zone."""
+    try:
+        time = datetime.fromisoformat(text or "")
+        return time if time.tzinfo is not None else None
+    except (ValueError, TypeError):
+        return None

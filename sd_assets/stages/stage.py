@@ -2,17 +2,35 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
+from sd_assets.ahead import map_ahead
 from sd_assets.errors import RowError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES
 from sd_assets.storage.staging import Judge
+
+# Threads that prepare; more would hold more decoded images than they save time.
+_PREPARERS = min(os.cpu_count() or 1, 16)
+
+# Of these work keys the stored rows that the stage's judge refused, as far as there are any, by work key; only these
+# columns of them if some are named.
+Refused = Callable[[Sequence[bytes], Sequence[str] | None], Mapping[bytes, Mapping[str, Any]]]
+
+
+class Work(NamedTuple):
+    """Rows, of the input or of the table, with the digests of their keys and their work keys."""
+
+    rows: pa.RecordBatch
+    keys: Sequence[bytes]
+    works: Sequence[bytes]
 
 
 class Stage(ABC):
@@ -27,14 +45,12 @@ class Stage(ABC):
         version: raise it when the code changes results.
         reads: input columns that change the result, besides the key.
         batch_rows: rows handed to `process` at once; must not change results.
-        threads: batches that may be in `process` at once.
         judge: which stored rows may be taken over; None: all.
     """
 
     version: ClassVar[str] = "1"
     reads: ClassVar[tuple[str, ...]] = ()
     batch_rows: int = 32
-    threads: int = 1
     judge: Judge | None = None
 
     @property
@@ -53,9 +69,35 @@ class Stage(ABC):
         """The part of the work that runs ahead, in threads, while `process` has the device: decoding, resizing."""
         return None
 
-    @abstractmethod
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         """Rows of the table, one for each input row, in their order. What fails is a row with an error."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `process` nor a `run` of its own")
+
+    def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
+        """The rows of the table for all that is missing: here by `process`, a batch after the other.
+
+        A stage whose rows do not come one after the other (they wait for the web) has its own: it may answer in any order,
+        and in other batches than it was given. While it waits, it should answer with a batch of no rows about once a second,
+        so that what is finished is not held back.
+
+        Args:
+            missing: input rows, `batch_rows` at a time. The stage is open.
+            refused: finds the stored rows that the judge refused.
+        """
+
+        def prepared(work: Work) -> tuple[Work, Any]:
+            return work, self.prepare(work.rows)
+
+        def processed(ready: tuple[Work, Any]) -> Work:
+            work, prepared = ready
+            return work._replace(rows=self.process(work.rows, prepared))
+
+        with (
+            closing(map_ahead(prepared, missing, _PREPARERS)) as ready,
+            # In a thread of its own, so that the device works while what it made is written.
+            closing(map_ahead(processed, ready, 1)) as results,
+        ):
+            yield from results
 
     def facts(self) -> dict[str, Any]:
         """What the stage used (model, device), for the metadata."""

@@ -8,7 +8,7 @@ the current one.
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -50,10 +50,8 @@ FLUSH_SECONDS = 5.0
 RELEASE_SECONDS = 0.5
 # What `Area.last_run` says besides the report.
 _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
-# Instead of the number of a row at hand: it is being computed.
-_PENDING = -1
 # Rows at hand that are put together in memory at once, about.
-GATHER_BYTES = 2 * 1024 * 1024
+GATHER_BYTES = 4 * 1024 * 1024
 
 
 class Place(Enum):
@@ -112,13 +110,15 @@ class Staging:
         # Every row at hand: its index record, the shard it lies in, and its place there.
         self._shards: list[Shard] = []
         self._indices: list[RowIndex] = []
-        self._rows_at_hand = 0
-        # By work key the number of the row at hand; _PENDING until it is.
+        self._starts = [0]  # the numbers of the first rows of the shards, and at last of all rows
+        # By work key the number of the row at hand; until it is, its place in the plan, counted down from -1.
         self._by_work: dict[bytes, int] = {}
+        # The same of those that the judge refused.
+        self._refused: dict[bytes, int] = {}
         self._own: list[Shard] = []
         # Added rows that no shard holds yet.
-        self._file = ShardFile(schema)
-        self._file_index: list[RowIndex] = []
+        self._held: list[pa.RecordBatch] = []
+        self._held_index: list[RowIndex] = []
         self._cutter = Cutter(schema)
         self._flushed_at = self._released_at = time.monotonic()
         use_system_allocator()
@@ -145,7 +145,7 @@ class Staging:
                             self._register(shard, area.read_index(shard), self._usable(shard))
                 for shard, judged in usable.items():
                     self._register(shard, area.read_index(shard), judged)
-            self._taken_over = self._rows_at_hand
+            self._taken_over = self._starts[-1]
         except BaseException:
             self._lease.close()
             raise
@@ -168,15 +168,32 @@ class Staging:
         self._plan += work
         row = self._by_work.get(work)
         if row is None:
-            self._by_work[work] = _PENDING
+            self._by_work[work] = -len(self._plan) // DIGEST_BYTES
             return Place.NEW
-        if row == _PENDING or row >= self._taken_over:
+        if row < 0 or row >= self._taken_over:
             return Place.PENDING
         self._reused += 1
         return Place.REUSED
 
+    def refused(
+        self, works: Sequence[bytes], columns: Sequence[str] | None = None
+    ) -> dict[bytes, dict[str, Any]]:
+        """Of these work keys the rows at hand that the judge refused, as far as there are any; read here.
+
+        Args:
+            works: of new rows.
+            columns: None: all.
+        """
+        found = [work for work in works if work in self._refused]
+        if not found:
+            return {}
+        rows = self._rows(np.array([self._refused[work] for work in found]), columns)
+        return dict(zip(found, rows.to_pylist(), strict=True))
+
     def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
         """Finished rows: the digests of the keys they must have, in order, and their work keys.
+
+        Without rows it only sees to it that none of those before is held back too long.
 
         Raises:
             TableError: the rows do not have the table's columns and types, or not these keys.
@@ -266,17 +283,16 @@ class Staging:
         plan = bytes(self._plan)
         works = (plan[start : start + DIGEST_BYTES] for start in range(0, len(plan), DIGEST_BYTES))
         positions = np.fromiter((self._by_work[work] for work in works), np.int64)
-        missing = int((positions == _PENDING).sum())
+        missing = int((positions < 0).sum())
         if missing:
             raise TableError(
                 f"table {self._schema.name}: the stage answered nothing for {missing} of {len(positions)} rows"
             )
         index = np.concatenate(self._indices) if self._indices else np.empty(0, ROW)
         planned = index[positions]
-        starts = np.cumsum([0, *(len(part) for part in self._indices)])
         shards = []
         for start, end in self._cuts(planned):
-            gathered = partial(self._gathered, planned[start:end], positions[start:end], starts)
+            gathered = partial(self._gathered, planned[start:end], positions[start:end])
             shards.append(self._written(planned[start:end], gathered))
             self._release()
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
@@ -339,29 +355,54 @@ class Staging:
 
     def _register(self, shard: Shard, index: RowIndex, usable: Sequence[bool] | None = None) -> None:
         for row, work in enumerate(index["work"].tolist()):
-            if usable is None or usable[row]:
-                self._by_work[work] = self._rows_at_hand + row
+            at_hand = self._by_work if usable is None or usable[row] else self._refused
+            at_hand[work] = self._starts[-1] + row
         self._named[shard.name] = shard
         self._shards.append(shard)
         self._indices.append(index)
-        self._rows_at_hand += len(index)
+        self._starts.append(self._starts[-1] + len(index))
 
     def _hold(self, rows: pa.RecordBatch, index: RowIndex) -> None:
         if len(index):
-            self._file.add(pa.Table.from_batches([rows]), index["size"].tolist())
-            self._file_index.append(index)
+            self._held.append(rows)
+            self._held_index.append(index)
 
     def _flush(self) -> None:
-        """Keep what `_hold` got as a shard of work in progress."""
+        """Keep what `_hold` got as a shard of work in progress, in the order of the plan.
+
+        So what a shard of the next version needs of it lies together, in whatever order the rows came.
+        """
         self._flushed_at = time.monotonic()
-        if not self._file_index:
+        if not self._held:
             return
-        index = np.concatenate(self._file_index)
-        shard = self._written(index, lambda: self._file)
+        held, self._held = self._held, []
+        index = np.concatenate(self._held_index)
+        self._held_index = []
+        order = np.argsort([-self._by_work[work] for work in index["work"].tolist()], kind="stable")
+        index = index[order]
+        shard = self._written(index, partial(self._file_of, held, order, index["size"]))
         self._area.record_wip(self._run_id, shard)
         self._register(shard, index)
-        self._file, self._file_index = ShardFile(self._schema), []
         self._release()
+
+    def _file_of(
+        self, held: list[pa.RecordBatch], order: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+    ) -> ShardFile:
+        """A shard of held rows in this order. Empties `held`: what is in the file is not in memory twice."""
+        starts = np.cumsum([0, *map(len, held)])
+        batch_of = np.searchsorted(starts, order, side="right") - 1
+        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(batch_of) != 0)) + 1
+        runs: deque[pa.Table] = deque()  # rows that follow one another in a batch, too, are not copied
+        for start, end in zip([0, *breaks], [*breaks, len(order)], strict=True):
+            batch = batch_of[start]
+            rows = held[batch].slice(order[start] - starts[batch], end - start)
+            runs.append(pa.Table.from_batches([rows]))
+        held.clear()
+        file = ShardFile(self._schema)
+        while runs:
+            run = runs.popleft()
+            file.add(run, sizes[file.rows : file.rows + len(run)].tolist())
+        return file
 
     def _release(self) -> None:
         release_freed()
@@ -389,19 +430,23 @@ class Staging:
             ends.append(len(planned))
         return list(zip([0, *ends], ends, strict=False))
 
-    def _gathered(
-        self, index: RowIndex, positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
-    ) -> ShardFile:
-        """A shard of rows at hand, from wherever they lie, in this order; few of them are in memory at a time."""
+    def _rows(self, numbers: npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows at hand, from wherever they lie, in this order."""
+        return gather(
+            lambda number: self._area.open_shard(self._shards[number]),
+            np.array(self._starts),
+            numbers,
+            columns,
+        )
+
+    def _gathered(self, index: RowIndex, positions: npt.NDArray[np.int64]) -> ShardFile:
+        """A shard of rows at hand; few of them are in memory at a time."""
         file = ShardFile(self._schema)
         part_of = np.cumsum(index["size"], dtype=np.int64) // GATHER_BYTES
         ends = [*np.flatnonzero(np.diff(part_of)) + 1, len(index)]
         for start, end in zip([0, *ends], ends, strict=False):
             if start < end:
-                rows = gather(
-                    lambda number: self._area.open_shard(self._shards[number]), starts, positions[start:end]
-                )
-                file.add(rows, index["size"][start:end].tolist())
+                file.add(self._rows(positions[start:end]), index["size"][start:end].tolist())
         return file
 
 

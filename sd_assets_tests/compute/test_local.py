@@ -2,20 +2,23 @@
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sd_assets.ahead import map_ahead
 from sd_assets.compute.local import run_stage, write_rows
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema, table
-from sd_assets.stages.stage import Stage, rows_of
+from sd_assets.stages.stage import Refused, Stage, Work, rows_of
+from sd_assets.storage import staging
 from sd_assets.storage.files import LocalFiles
-from sd_assets.storage.staging import Staged
+from sd_assets.storage.staging import Judge, Staged
 from sd_assets.storage.table import Table, TableStore
 from sd_assets_tests.toy import TOY, ToyStage, toy_input
 
@@ -191,6 +194,106 @@ def test_rows_without_a_key_keep_what_is_said_of_each(store: TableStore) -> None
     )
 
 
+# --- a stage that does its own work ------------------------------------------------------------------------------
+
+
+class Backwards(ToyStage):
+    """Answers all rows in one go, the last ones first, in other batches than they came in."""
+
+    def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
+        self.stored: dict[bytes, Any] = {}
+        rows: list[tuple[dict[str, Any], bytes, bytes]] = []
+        for work in missing:
+            self.stored.update(refused(work.works, None))
+            assert all(set(row) == {"square"} for row in refused(work.works, ["square"]).values())
+            rows += zip(work.rows.to_pylist(), work.keys, work.works, strict=True)
+        while rows:
+            some, rows = rows[-3:], rows[:-3]
+            answers, keys, works = zip(*some, strict=True)
+            yield Work(rows_of(TOY, map(self._row, answers)), keys, works)
+            yield Work(rows_of(TOY, []), [], [])
+
+
+def test_a_stage_may_answer_in_any_order_and_any_batches(store: TableStore, tmp_path: Path) -> None:
+    staged = run(store, Backwards(), [*range(1, 101), 5, 7], failed=[50, 51])
+    elsewhere = TableStore(LocalFiles(tmp_path / "elsewhere"))
+    clean = run(elsewhere, ToyStage(), [*range(1, 101), 5, 7], failed=[50, 51])
+    assert staged.shards == clean.shards
+    assert names(store.open("toy", "p"))[:2] == ["n1", "n2"]
+    assert staged.report["rows_computed"] == 98
+
+
+def test_unfinished_work_lies_in_the_order_of_the_table(store: TableStore) -> None:
+    class Dying(Backwards):
+        def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
+            yield from super().run(missing, refused)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(store, Dying(), list(range(200)), "killed")
+    area = store.area("toy", "p")
+    shards = list(area.wip())
+    assert sum(shard.rows for shard in shards) == 200
+    for shard in shards:
+        with area.open_shard(shard) as file:
+            numbers = [int(name[1:]) for name in pq.read_table(file).column("name").to_pylist()]
+        assert numbers == sorted(numbers)
+    stage = ToyStage()
+    run(store, stage, list(range(200)), "next")
+    assert stage.computed.total() == 0
+    assert names(store.open("toy", "p")) == [f"n{number}" for number in range(200)]
+
+
+def test_a_stage_is_handed_the_stored_rows_that_its_judge_refused(store: TableStore) -> None:
+    run(store, ToyStage(), list(range(40)))
+    stage = Backwards()
+    stage.judge = Judge(("square",), lambda rows: [(it or 0) < 900 for it in rows["square"].to_pylist()])
+    staged = run(store, stage, list(range(50)), "again")
+    assert sorted(row["name"] for row in stage.stored.values()) == [f"n{number}" for number in range(31, 40)]
+    assert {row["square"] for row in stage.stored.values()} == {number**2 for number in range(31, 40)}
+    assert set(stage.stored) <= set(staged_works(store))
+    assert dict(stage.computed) == dict.fromkeys(range(31, 50), 1)
+    assert (staged.report["rows_reused"], staged.report["rows_computed"]) == (31, 19)
+
+
+def staged_works(store: TableStore) -> list[bytes]:
+    area = store.area("toy", "p")
+    manifest = area.latest()
+    assert manifest is not None
+    return [work for shard in manifest.shards for work in area.read_index_column(shard, "work").tolist()]
+
+
+def test_what_is_finished_is_kept_while_a_stage_waits(
+    store: TableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "FLUSH_SECONDS", 0.2)
+    kept: list[int] = []
+
+    class Waiting(ToyStage):
+        def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
+            first = True
+            for work in super().run(missing, refused):
+                yield work
+                while first and not sum(kept):
+                    time.sleep(0.05)
+                    yield Work(rows_of(TOY, []), [], [])
+                    kept.append(sum(shard.rows for shard in store.area("toy", "p").wip()))
+                first = False
+
+    run(store, Waiting(), list(range(8)))
+    assert kept[-1] == 5
+
+
+def test_a_stage_without_a_map_says_so(store: TableStore) -> None:
+    class Idle(Stage):
+        @property
+        def schema(self) -> TableSchema:
+            return TOY
+
+    with pytest.raises(NotImplementedError, match="Idle has neither `process` nor a `run` of its own"):
+        run_stage(Idle(), toy_input([1]), store.area("toy", "p"), "run", lambda line: None)
+
+
 PICTURES = table("pictures", ["name"], [pa.field("name", pa.string()), pa.field("image", pa.binary())])
 SIZES = table("sizes", ["name"], [pa.field("name", pa.string()), pa.field("size", pa.int64())])
 
@@ -263,17 +366,3 @@ def test_map_ahead_keeps_the_order_and_reads_no_further_than_it_must() -> None:
     assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
     assert read <= 14
     results.close()
-
-
-def test_map_ahead_out_of_order_lets_nobody_wait_for_a_slow_one() -> None:
-    released = threading.Event()
-
-    def slow_first(number: int) -> int:
-        if number == 0:
-            assert released.wait(10)
-        return number
-
-    results = map_ahead(slow_first, range(50), threads=2, ordered=False)
-    assert [next(results) for _ in range(47)] == list(range(1, 48))
-    released.set()
-    assert sorted(results) == [0, 48, 49]

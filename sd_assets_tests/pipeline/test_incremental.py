@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Work:
         self._asked: Counter[str] = Counter()
         self._count(patch, ClipEncoder, "encode_texts", "texts")
         self._count(patch, FaissIndex, "search", "queries")
-        self._count(patch, Downloader, "download", "downloads")
+        self._count_requests(patch)
 
     def _count(self, patch: pytest.MonkeyPatch, kind: type, method: str, name: str) -> None:
         original = getattr(kind, method)
@@ -62,6 +62,19 @@ class Work:
             return original(this, items, *others)
 
         patch.setattr(kind, method, counted)
+
+    def _count_requests(self, patch: pytest.MonkeyPatch) -> None:
+        original = Downloader.bunches
+
+        def counted(this: Downloader, requests: Iterable[Any], idle_s: float | None) -> Iterator[Any]:
+            def each() -> Iterator[Any]:
+                for request in requests:
+                    self._asked["downloads"] += 1
+                    yield request
+
+            return original(this, each(), idle_s)
+
+        patch.setattr(Downloader, "bunches", counted)
 
     def forget(self) -> None:
         self._clip.forget()

@@ -2,8 +2,7 @@
 
 import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from sd_assets.resources.storage import StorageResource
 from sd_assets.retrieval.layout import write_index
 from sd_assets.schemas import image_id, text_id
 from sd_assets.stages.download import DownloadStage
+from sd_assets.stages.stage import Refused, Work
 from sd_assets_tests.download.misbehaving import Server, answer
 
 PARTITION = SEEDS.get_partition_keys()[0]
@@ -234,18 +234,15 @@ def test_what_is_blocked_goes_stays_away_and_comes_back(
     project.entry["download"]["image_size"] = 16
     project.write({})
     with monkeypatch.context() as patch:
-        patch.setattr(DownloadStage, "batch_rows", 1)
-        done = Counter[str]()
-        whole = DownloadStage.process
+        whole = DownloadStage.run
 
-        def dying(stage: DownloadStage, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
-            done.update(rows.column("url").to_pylist())
-            if done.total() > 5:
-                raise RuntimeError("the downloader was killed")
-            return whole(stage, rows, prepared)
+        def dying(
+            stage: DownloadStage, missing: Iterator[Work], refused: Refused
+        ) -> Generator[Work, None, None]:
+            yield from whole(stage, missing, refused)
+            raise RuntimeError("the downloader was killed")
 
-        patch.setattr(DownloadStage, "process", dying)
-        patch.setattr(DownloadStage, "threads", property(lambda _: 1, lambda _, threads: None))
+        patch.setattr(DownloadStage, "run", dying)
         project.interrupted(*(asset for asset in ASSETS if asset.key.path[0] == "downloaded_images"))
     project.entry["captioner"]["max_new_tokens"] = 7
     project.write({})

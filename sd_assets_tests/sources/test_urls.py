@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from sd_assets.blocked import Blocked
 from sd_assets.compute.local import run_stage
 from sd_assets.errors import CatalogError, ErrorCode, SourceError
-from sd_assets.schemas import image_id
+from sd_assets.schemas import image_id, text_id
 from sd_assets.settings import DownloadSettings, UrlsSource
 from sd_assets.sources import urls as module
 from sd_assets.sources.images import read_images
@@ -32,7 +33,12 @@ from sd_assets_tests.download.misbehaving import Server, answer, in_turn, raw
 from sd_assets_tests.sources.conftest import picture
 
 E = ErrorCode
-ALLOWED: dict[str, Any] = {"allow_addresses": ("127.0.0.1",), "retries": 0, "timeout_s": 5}
+ALLOWED: dict[str, Any] = {
+    "allow_addresses": ("127.0.0.1",),
+    "retries": 0,
+    "timeout_s": 5,
+    "robots_txt": False,
+}
 
 
 @pytest.fixture
@@ -267,7 +273,7 @@ def test_no_more_is_asked_for_than_wanted(tmp_path: Path, server: Server) -> Non
     source = UrlsSource(kind="urls", path=str(path))
     with closing(read_images(source, DownloadSettings(**ALLOWED, connections=2))) as rows:
         next(rows)
-    assert server.requests.total() <= 3 + 4 * 2 + 1
+    assert server.requests.total() <= 3 + 2 * 2 + 1
 
 
 def test_rows_keep_their_order_whoever_is_slow(tmp_path: Path, server: Server) -> None:
@@ -296,7 +302,7 @@ def test_what_waits_for_a_slow_one_is_bounded(
     urls = [server.url(f"/{number}.jpg") for number in range(60)]
     rows = rows_of(listed(tmp_path / "a.csv", urls), download={**ALLOWED, "connections": 16})
     assert all(row.error is None for row in rows)
-    # Two that have come do not fill the bound, a third does; with it 32 may be under way.
+    # Two that have come do not fill the bound, a third does; with it 32 may be waited for.
     assert asked[0] <= 35
 
 
@@ -360,14 +366,51 @@ def test_a_refresh_asks_for_nothing(tmp_path: Path, server: Server) -> None:
     assert server.requests.total() == 105  # /again.jpg was not listed for a run
 
 
-def test_failures_that_may_pass_are_tried_again_by_the_next_run(tmp_path: Path, server: Server) -> None:
+def test_failures_that_may_pass_are_tried_again_when_old(tmp_path: Path, server: Server) -> None:
     (good,) = serve(server, 1)
     down = answer("503 Service Unavailable")
     server.paths["/flaky.jpg"] = in_turn(down, down, answer(body=picture(9)))
     path = listed(tmp_path / "a.csv", [good, server.url("/flaky.jpg"), server.url("/gone.jpg")])
-    errors = [[error for _, error, _ in contents(committed(tmp_path, path))] for _ in range(4)]
-    assert errors == [[None, E.SERVER_ERROR, E.NOT_FOUND]] * 2 + [[None, None, E.NOT_FOUND]] * 2
+
+    def errors(**options: Any) -> list[str | None]:
+        return [error for _, error, _ in contents(committed(tmp_path, path, **options))]
+
+    assert errors() == errors() == [None, E.SERVER_ERROR, E.NOT_FOUND]
+    assert set(server.requests.values()) == {1}
+    assert errors(retry_failed_after_h=0) == [None, E.SERVER_ERROR, E.NOT_FOUND]
+    assert errors(retry_failed_after_h=0) == [None, None, E.NOT_FOUND]
+    assert errors(retry_failed_after_h=0) == [None, None, E.NOT_FOUND]
     assert dict(server.requests) == {"/0.jpg": 1, "/flaky.jpg": 3, "/gone.jpg": 1}
+
+
+def test_what_fails_for_long_is_given_up(tmp_path: Path, server: Server) -> None:
+    flaky = server.url("/flaky.jpg")
+    server.paths["/flaky.jpg"] = answer("503 Service Unavailable")
+    path = listed(tmp_path / "a.csv", [flaky])
+
+    def failing() -> dict[str, str]:
+        found: dict[str, str] = json.loads(area_at(tmp_path).note("fetched.json") or b"{}")["failing"]
+        return found
+
+    committed(tmp_path, path)
+    (first,) = failing().values()
+    committed(tmp_path, path)
+    committed(tmp_path, path, retry_failed_after_h=0)
+    assert failing() == {text_id(flaky): first}
+    assert server.requests == {"/flaky.jpg": 2}
+    # It began to fail long ago: the last time was the last one but for those that are seldom.
+    note = json.loads(area_at(tmp_path).note("fetched.json") or b"{}")
+    note["failing"][text_id(flaky)] = "2020-01-01T00:00:00+00:00"
+    area_at(tmp_path).put_note("fetched.json", json.dumps(note).encode())
+    committed(tmp_path, path, retry_failed_after_h=0)
+    assert server.requests == {"/flaky.jpg": 2}
+    committed(tmp_path, path, retry_failed_after_h=0, give_up_after_d=10_000)
+    committed(tmp_path, path, retry_failed_after_h=0, retry_permanent_after_d=0)
+    assert server.requests == {"/flaky.jpg": 4}
+    # It is well again, and the note says no more of it.
+    server.paths["/flaky.jpg"] = answer(body=picture(9))
+    committed(tmp_path, path, retry_permanent_after_d=0)
+    assert failing() == {}
 
 
 def test_other_failures_are_tried_again_when_old_or_when_the_settings_changed(
@@ -386,7 +429,8 @@ def test_other_failures_are_tried_again_when_old_or_when_the_settings_changed(
     assert server.requests.total() == 2
     assert errors(max_bytes=9_000) == errors(max_bytes=9_000) == [None, E.NOT_FOUND]
     assert dict(server.requests) == {"/large.jpg": 2, "/late.jpg": 2}
-    assert errors(max_bytes=9_000, retry_failed_after_h=0) == [None, None]
+    assert errors(max_bytes=9_000, retry_failed_after_h=0) == [None, E.NOT_FOUND]
+    assert errors(max_bytes=9_000, retry_permanent_after_d=0) == [None, None]
     assert dict(server.requests) == {"/large.jpg": 2, "/late.jpg": 3}
 
 
@@ -490,7 +534,9 @@ from sd_assets.storage.files import LocalFiles
 
 staging.FLUSH_SECONDS = 0
 area = Area(LocalFiles(Path(sys.argv[2])), "seed_images", "p")
-settings = DownloadSettings(allow_addresses=("127.0.0.1",), retries=0, timeout_s=60, connections=8)
+settings = DownloadSettings(
+    allow_addresses=("127.0.0.1",), retries=0, timeout_s=60, connections=8, robots_txt=False
+)
 rows = read_images(UrlsSource(kind="urls", path=sys.argv[1]), settings, area)
 run_stage(SeedImagesStage(), source_batches(rows), area, "killed", print)
 """

@@ -1,6 +1,10 @@
-"""Downloads over several runs: what is tried again, what is given up, and what was taken down."""
+"""Downloads over several runs: what is asked for again, what is given up, and what was taken down."""
 
+import asyncio
 import datetime
+import hashlib
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,11 @@ from sd_assets.schemas import RETRIEVED_IMAGE_URLS, image_id, text_id
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages import download
 from sd_assets.stages.download import DownloadStage
+from sd_assets.storage import staging
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table
-from sd_assets_tests.download.misbehaving import Server, answer
+from sd_assets_tests.download.misbehaving import Behaviour, Server, answer
 from sd_assets_tests.sources.conftest import picture
 from sd_assets_tests.tables import table_of
 
@@ -51,15 +56,20 @@ class Downloads:
         self.server = server
         self.area = Area(LocalFiles(base / "data"), "downloaded_images", "p")
         self.urls: list[str] = []
+        self.hashes: dict[str, str] = {}  # by URL, what the corpus says
         self._runs = 0
 
     def run(self, blocked: Blocked | None = None, **settings: Any) -> dict[str, dict[str, Any]]:
         """A run over `urls`; what the table says, by the path of the URL."""
         self.server.requests.clear()
         self._runs += 1
-        known = [{"url_id": text_id(url), "url": url, "hits": []} for url in sorted(self.urls, key=text_id)]
+        known: list[dict[str, Any]] = [
+            {"url_id": text_id(url), "url": url, "hits": [], "sha256": self.hashes.get(url)}
+            for url in sorted(self.urls, key=text_id)
+        ]
         retrieved = table_of(self._base / f"urls{self._runs}", RETRIEVED_IMAGE_URLS, known)
-        options = {"allow_addresses": ("127.0.0.1",), "retries": 0, "image_size": 16, **settings}
+        own = {"allow_addresses": ("127.0.0.1",), "retries": 0, "image_size": 16, "robots_txt": False}
+        options: dict[str, Any] = {**own, **settings}
         stage = DownloadStage(DownloadSettings(**options), blocked or Blocked())
         digest = blocked.digest if blocked else ""
         staged = run_stage(
@@ -68,7 +78,7 @@ class Downloads:
             self.area,
             f"run{self._runs}",
             print,
-            [",".join(self.urls), digest],
+            [repr((self.urls, self.hashes)), digest],
         )
         table = Table(self.area, staged.commit())
         return {"/" + row["url"].rpartition("/")[2]: row for row in table.read().to_pylist()}
@@ -76,6 +86,13 @@ class Downloads:
     @property
     def report(self) -> dict[str, Any]:
         return self.area.last_run()
+
+    @property
+    def version(self) -> tuple[int, str]:
+        """The current version's number and data version."""
+        manifest = self.area.latest()
+        assert manifest is not None
+        return manifest.version, manifest.data_version
 
 
 @pytest.fixture
@@ -126,7 +143,7 @@ def test_what_may_pass_is_tried_again_until_it_is_given_up(downloads: Downloads,
     assert downloads.server.requests == {"/a": 1}
     assert (downloads.report["rows_retried"], downloads.report["rows_given_up"]) == (1, 0)
 
-    clock.later(days=400)
+    clock.later(days=89)
     downloads.server.paths["/a"] = answer(body=picture(0))
     assert downloads.run()["/a"] == last
     assert not downloads.server.requests
@@ -136,6 +153,49 @@ def test_what_may_pass_is_tried_again_until_it_is_given_up(downloads: Downloads,
     good = downloads.run(give_up_after_d=1_000)["/a"]
     assert (good["error"], good["failing_since"]) == (None, None)
     assert (downloads.report["rows_retried"], downloads.report["rows_given_up"]) == (1, 0)
+
+
+def test_what_was_given_up_is_asked_for_seldom(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = UNAVAILABLE
+    since = clock.now
+    downloads.run(give_up_after_d=0)
+    for _ in range(2):
+        clock.later(days=89)
+        downloads.run(give_up_after_d=0)
+        assert not downloads.server.requests
+        clock.later(days=1)
+        assert downloads.run(give_up_after_d=0)["/a"]["failing_since"] == since
+        assert downloads.server.requests == {"/a": 1}
+        assert (downloads.report["rows_retried"], downloads.report["rows_given_up"]) == (1, 1)
+
+
+def test_permanent_failures_are_asked_for_again_after_a_set_age(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a", "/b", "/gone")
+    downloads.server.paths["/gone"] = answer("404 Not Found")
+    downloads.server.paths["/b"] = answer(body=b"<html>")
+    # What the URL itself is to blame for is never looked at again.
+    for_good = ["ftp://example.org/c", "http://user@:80/d"]
+    downloads.urls += for_good
+    first = downloads.run()
+    assert sorted(row["error"] for row in first.values() if row["error"]) == [
+        "invalid_url",
+        "not_an_image",
+        "not_found",
+        "unsupported_scheme",
+    ]
+    clock.later(days=89)
+    assert downloads.run() == first
+    assert not downloads.server.requests
+    clock.later(days=1)
+    downloads.server.paths["/gone"] = answer(body=picture(5))
+    rows = downloads.run()
+    assert downloads.server.requests == {"/gone": 1, "/b": 1}
+    assert (rows["/gone"]["error"], rows["/b"]["error"]) == (None, "not_an_image")
+    assert (downloads.report["rows_retried"], downloads.report["rows_computed"]) == (2, 2)
+    clock.later(days=1)
+    assert downloads.run() == rows
+    assert not downloads.server.requests
 
 
 def test_a_success_ends_the_count(downloads: Downloads, clock: Clock) -> None:
@@ -202,6 +262,228 @@ def test_only_rows_that_are_still_asked_for_are_counted_as_given_up(
     downloads.urls.pop()
     downloads.run(give_up_after_d=0)
     assert downloads.report["rows_given_up"] == 1
+
+
+# --- images that are asked for again -----------------------------------------------------------------------------
+
+FRESH: dict[str, Any] = {"refetch_after_d": 30}
+
+
+def tagged(body: bytes, tag: str) -> Behaviour:
+    """An image with an ETag, which is not sent again to who has it."""
+
+    async def behave(writer: Any, headers: dict[str, str]) -> None:
+        has_it = headers.get("if-none-match") == tag
+        whole = answer("304 Not Modified", length=None, ETag=tag) if has_it else answer(body=body, ETag=tag)
+        await whole(writer, headers)
+
+    return behave
+
+
+def counted(downloads: Downloads) -> tuple[int, int, int]:
+    report = downloads.report
+    return report["rows_refetched"], report["rows_not_modified"], report["rows_retried"]
+
+
+def test_an_image_that_has_not_changed_stays(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a", "/b")
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    dated = "Mon, 01 Jan 2024 00:00:00 GMT"
+    downloads.server.paths["/b"] = answer(body=picture(1), Last_Modified=dated)
+    first = downloads.run(**FRESH)
+    clock.later(days=29)
+    assert downloads.run(**FRESH) == first
+    assert not downloads.server.requests
+    before = downloads.version
+    clock.later(days=1)
+    second = downloads.run(**FRESH)
+    assert downloads.server.requests == {"/a": 1, "/b": 1}
+    assert downloads.server.headers["/a"]["if-none-match"] == '"one"'
+    assert downloads.server.headers["/b"]["if-modified-since"] == dated
+    assert counted(downloads) == (2, 1, 0)
+    for path, row in second.items():
+        assert row == {**first[path], "fetched_at": clock.now}
+    assert downloads.version == (before[0] + 1, before[1])
+    # Without the setting never; with it, only after as long again.
+    clock.later(days=29)
+    downloads.run(**FRESH)
+    clock.later(days=1_000)
+    downloads.run()
+    assert not downloads.server.requests
+    assert downloads.version == (before[0] + 1, before[1])
+
+
+def test_an_image_that_has_changed_is_another_row(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    downloads.run(**FRESH)
+    clock.later(days=30)
+    downloads.server.paths["/a"] = tagged(picture(7), '"two"')
+    row = downloads.run(**FRESH)["/a"]
+    assert (row["image_id"], row["etag"], row["fetched_at"]) == (image_id(picture(7)), '"two"', clock.now)
+    assert counted(downloads) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "429 Too Many Requests"])
+def test_an_image_is_not_lost_to_a_failure_that_may_pass(
+    downloads: Downloads, clock: Clock, status: str
+) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    first = downloads.run(**FRESH)["/a"]
+    before = downloads.version[1]
+    clock.later(days=30)
+    downloads.server.paths["/a"] = answer(status)
+    since = clock.now
+    kept = downloads.run(**FRESH)["/a"]
+    assert kept == {**first, "fetched_at": since, "failing_since": since}
+    assert downloads.version[1] == before
+    # Asked again when such failures are, not at every run, ...
+    clock.later(hours=23)
+    assert downloads.run(**FRESH)["/a"] == kept
+    assert not downloads.server.requests
+    clock.later(hours=1)
+    assert downloads.run(**FRESH)["/a"] == {**kept, "fetched_at": clock.now}
+    assert downloads.server.requests == {"/a": 1}
+    # ... seldom after so long, and as before when it is well again.
+    clock.later(days=60)
+    downloads.run(**FRESH)
+    assert downloads.server.requests == {"/a": 1}
+    clock.later(days=89)
+    downloads.run(**FRESH)
+    assert not downloads.server.requests
+    assert downloads.report["rows_given_up"] == 0
+    clock.later(days=1)
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    assert downloads.run(**FRESH)["/a"] == {**first, "fetched_at": clock.now}
+    assert downloads.version[1] == before
+    # Nobody wants to know any more.
+    clock.later(days=1_000)
+    downloads.run()
+    assert not downloads.server.requests
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (answer("404 Not Found"), "not_found"),
+        (answer("410 Gone"), "not_found"),
+        (answer("451 Unavailable For Legal Reasons"), "access_denied"),
+        (answer(body=picture(0), X_Robots_Tag="noai"), "opted_out"),
+    ],
+)
+def test_an_image_that_was_taken_away_goes(
+    downloads: Downloads, clock: Clock, behaviour: Behaviour, error: str
+) -> None:
+    serve(downloads, "/a")
+    downloads.run(**FRESH)
+    clock.later(days=30)
+    downloads.server.paths["/a"] = behaviour
+    row = downloads.run(**FRESH)["/a"]
+    assert (row["error"], row["image"], row["image_id"], row["width"]) == (error, None, None, None)
+    # It does not come back from an older version, though nobody asks for images again any more.
+    for days, asked in ((1, {}), (89, {"/a": 1}), (1, {})):
+        clock.later(days=days)
+        assert downloads.run()["/a"]["error"] == error
+        assert downloads.server.requests == asked
+
+
+def test_an_image_whose_place_gives_something_else_stays(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    first = downloads.run(**FRESH)["/a"]
+    clock.later(days=30)
+    downloads.server.paths["/a"] = answer(body=b"<html>our new site")
+    assert downloads.run(**FRESH)["/a"] == {**first, "fetched_at": clock.now}
+    clock.later(days=29)
+    downloads.run(**FRESH)
+    assert not downloads.server.requests
+
+
+def test_an_image_of_another_size_is_no_answer(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    downloads.run(**FRESH)
+    clock.later(days=30)
+    row = downloads.run(**FRESH, image_size=8)["/a"]
+    assert (row["error"], row["width"], row["http_status"]) == (None, 8, 200)
+    assert "if-none-match" not in downloads.server.headers["/a"]
+    assert counted(downloads) == (0, 0, 0)
+
+
+def test_an_older_failure_is_no_answer_for_an_image_that_is_due(downloads: Downloads, clock: Clock) -> None:
+    serve(downloads, "/a")
+    downloads.server.paths["/a"] = answer("404 Not Found")
+    downloads.run()
+    clock.later(days=90)
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    good = downloads.run()["/a"]
+    clock.later(days=30)
+    # By now the older version's row would be young enough.
+    assert downloads.run(**FRESH, retry_permanent_after_d=1_000)["/a"] == {**good, "fetched_at": clock.now}
+    assert downloads.server.requests == {"/a": 1}
+
+
+# --- the corpus's hash -------------------------------------------------------------------------------------------
+
+
+def test_the_hash_of_the_corpus_is_verified(downloads: Downloads) -> None:
+    serve(downloads, "/right", "/large", "/wrong", "/md5", "/none")
+    url = dict(zip(("right", "large", "wrong", "md5", "none"), downloads.urls, strict=True))
+    downloads.hashes = {
+        url["right"]: image_id(picture(0)),
+        url["large"]: f" {image_id(picture(1)).upper()}\n",
+        url["wrong"]: image_id(picture(0)),
+        url["md5"]: hashlib.md5(picture(3)).hexdigest(),
+    }
+    rows = downloads.run()
+    assert {path: row["error"] for path, row in rows.items() if row["error"]} == {"/wrong": "hash_mismatch"}
+    assert (rows["/wrong"]["image"], rows["/wrong"]["image_id"]) == (None, None)
+    assert downloads.report["hashes_unusable"] == 1
+    # A spelling is no other hash, and what is none does not matter; another hash does.
+    downloads.hashes[url["right"]] = image_id(picture(0)).upper()
+    downloads.hashes[url["md5"]] = "unknown"
+    downloads.hashes[url["wrong"]] = image_id(picture(2))
+    rows = downloads.run()
+    assert downloads.server.requests == {"/wrong": 1}
+    assert not any(row["error"] for row in rows.values())
+    assert downloads.report["hashes_unusable"] == 1
+
+
+# --- while it runs -----------------------------------------------------------------------------------------------
+
+
+def test_what_came_is_kept_while_another_host_is_slow(
+    downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "FLUSH_SECONDS", 0.1)
+    server = downloads.server
+    serve(downloads, *(f"/{number}" for number in range(200)))
+    slow = [f"/slow{number}" for number in range(100)]
+    held = threading.Event()
+
+    async def behave(writer: Any, headers: dict[str, str]) -> None:
+        while not held.is_set():
+            await asyncio.sleep(0.02)
+        await answer(body=picture(0))(writer, headers)
+
+    for path in slow:
+        server.paths[path] = behave
+        downloads.urls.append(server.url(path, host="localhost"))
+    found: list[int] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and sum(found[-1:]) < 200:
+            time.sleep(0.05)
+            found.append(sum(shard.rows for shard in downloads.area.wip()))
+        held.set()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    rows = downloads.run(connections=16, connections_per_host=4, timeout_s=60)
+    watching.join()
+    assert found[-1] == 200
+    assert len(rows) == 300 and not any(row["error"] for row in rows.values())
 
 
 # --- what was taken down -----------------------------------------------------------------------------------------

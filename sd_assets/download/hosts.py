@@ -1,0 +1,260 @@
+"""Who may be asked, and when: connections in all and a host, fair turns, and hosts that are left alone.
+
+A host is a name (or an address), whatever the scheme and the port: that is whom many connections would trouble. Whether
+there is anybody at all is a question of the port, too.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from sd_assets.download.codes import NO_ANSWER, FetchError
+from sd_assets.download.room import Room
+from sd_assets.errors import ErrorCode
+from sd_assets.settings import DownloadSettings
+
+# A server that wants to be left alone for longer is asked again by a later run, not by this one.
+LONGEST_WAIT_S = 30.0
+# So long, all in all, a host may have us wait; and a second longer for every answer in between.
+_PATIENCE_S = 120.0
+# Each of a host's connections is used about so often before it is another host's turn: to change hosts after every
+# image would be to spend the time on handshakes, or to keep connections to all of them.
+_IN_A_ROW = 16
+# Ports of hosts whose failures are remembered; the oldest are forgotten.
+_MOST_REMEMBERED = 50_000
+
+
+@dataclass(eq=False, slots=True)
+class _Host:
+    name: str
+    busy: int = 0  # connections
+    waiting: deque[tuple[asyncio.Future[bool], int]] = field(default_factory=deque)  # for a turn, at a port
+    listed: bool = False  # among those whose turn it may be
+    in_a_row: int = 0  # turns until it is another host's turn
+    held_until: float | None = None  # of the loop's clock
+    patience: float = _PATIENCE_S
+    asked_for: str | None = None  # why it is left alone for good
+
+    @property
+    def forgettable(self) -> bool:
+        in_use = self.busy or self.waiting or self.listed or self.held_until is not None
+        return not in_use and self.patience == _PATIENCE_S
+
+
+class Hosts:
+    """Gives turns at hosts. Of the event loop's thread.
+
+    Args:
+        settings: `connections`, `connections_per_host`, `host_failures`.
+        room: of the images in memory; while there is none, nobody has a turn.
+    """
+
+    def __init__(self, settings: DownloadSettings, room: Room) -> None:
+        self.room = room
+        self._free = settings.connections
+        self._per_host = settings.connections_per_host
+        self._most_failures = settings.host_failures
+        self._hosts: dict[str, _Host] = {}
+        self._failures: dict[tuple[str, int], int] = {}  # in a row, by host and port
+        self._next: deque[_Host] = deque()  # those with URLs that wait, and a connection to spare
+
+    def give_turns(self) -> None:
+        """Gives the turns that can be given; the host that was used last goes on, for a while."""
+        while self._free and self._next and not self.room.full:
+            host = self._next[0]
+            place = _first_waiting(host)
+            if place is not None:
+                self._free -= 1
+                host.busy += 1
+                host.in_a_row -= 1
+                left = len(host.waiting) if len(self._next) == 1 else min(len(host.waiting), host.in_a_row)
+                place.set_result(left >= host.busy)
+            if not host.waiting or host.busy >= self._per_host:
+                self._next.popleft()
+                host.listed = False
+                self._forget(host)
+            elif host.in_a_row <= 0:
+                host.in_a_row = _IN_A_ROW * self._per_host
+                self._next.rotate(-1)
+
+    async def _turn(self, name: str, port: int) -> tuple[_Host, bool]:
+        """Waits for a turn; also whether the connection should be kept for the next one."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host(name)
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        host.waiting.append((place, port))
+        self._send_away(host)
+        self._list(host)
+        self.give_turns()
+        try:
+            return host, await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._leave(host)
+                self._end()
+            raise
+
+    def _list(self, host: _Host, *, first: bool = False) -> None:
+        """Has a host among those whose turn it may be, if it is one."""
+        if host.listed or not host.waiting or host.busy >= self._per_host or host.held_until is not None:
+            return
+        host.listed = True
+        if first and host.in_a_row > 0:
+            self._next.appendleft(host)
+        else:
+            host.in_a_row = _IN_A_ROW * self._per_host
+            self._next.append(host)
+
+    def _unlist(self, host: _Host) -> None:
+        if host.listed:
+            host.listed = False
+            self._next.remove(host)
+
+    def _leave(self, host: _Host) -> None:
+        host.busy -= 1
+        self._list(host, first=True)
+        self._forget(host)
+
+    def _end(self) -> None:
+        self._free += 1
+        self.give_turns()
+
+    def _forget(self, host: _Host) -> None:
+        if host.forgettable:
+            self._hosts.pop(host.name, None)
+
+    # --- what became of a turn -----------------------------------------------------------------------------------
+
+    def _answered(self, host: _Host, port: int) -> None:
+        self._failures.pop((host.name, port), None)
+        host.patience = min(host.patience + 1, _PATIENCE_S)
+
+    def _failed(self, host: _Host, port: int) -> None:
+        if self._most_failures is None:
+            return
+        self._failures[host.name, port] = self._failures.get((host.name, port), 0) + 1
+        if len(self._failures) > _MOST_REMEMBERED:
+            del self._failures[next(iter(self._failures))]
+        self._send_away(host)
+
+    def _hold_off(self, host: _Host, seconds: float, why: str) -> None:
+        """The host asked to be left alone for so many seconds."""
+        loop = asyncio.get_running_loop()
+        until, held_until = loop.time() + seconds, host.held_until or loop.time()
+        if until <= held_until:
+            return
+        host.patience -= until - held_until
+        host.held_until = until
+        self._unlist(host)
+        if seconds > LONGEST_WAIT_S or host.patience <= 0:
+            host.asked_for = why
+            self._send_away(host)
+        else:
+            loop.call_at(until, self._resume, host, until)
+
+    def _resume(self, host: _Host, until: float) -> None:
+        if host.held_until == until and host.asked_for is None:
+            host.held_until = None
+            self._list(host)
+            self.give_turns()
+            self._forget(host)
+
+    def _send_away(self, host: _Host) -> None:
+        """Those that wait for a host, or a port of it, that is left alone."""
+        if host.asked_for is None and not any(
+            (host.name, port) in self._failures for _, port in host.waiting
+        ):
+            return
+        waiting, host.waiting = host.waiting, deque()
+        for place, port in waiting:
+            refusal = self._refusal(host, port)
+            if refusal is None:
+                host.waiting.append((place, port))
+            elif not place.done():
+                place.set_exception(refusal)
+        if not host.waiting:
+            self._unlist(host)
+        self._forget(host)
+
+    def _refusal(self, host: _Host, port: int) -> FetchError | None:
+        failures = self._failures.get((host.name, port), 0)
+        if self._most_failures is not None and failures >= self._most_failures:
+            detail = f"not asked: {host.name} at port {port} failed {failures} times in a row"
+            return FetchError(ErrorCode.HOST_UNAVAILABLE, detail, again=False, asked=False)
+        if host.asked_for is None:
+            return None
+        left = max(0.0, (host.held_until or 0.0) - asyncio.get_running_loop().time())
+        detail = f"not asked: {host.name} wants to be left alone ({host.asked_for})"
+        return FetchError(ErrorCode.RATE_LIMITED, detail, retry_after=left, again=False, asked=False)
+
+
+def _first_waiting(host: _Host) -> "asyncio.Future[bool] | None":
+    while host.waiting:
+        place, _ = host.waiting.popleft()
+        if not place.done():  # it may have been cancelled
+            return place
+    return None
+
+
+class Flight:
+    """What one URL holds while it is in flight: a turn at one host after the other, and room in memory.
+
+    Attributes:
+        keep: whether the connection that the turn is for should be kept for the next turn.
+    """
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.keep = False
+        self._hosts = hosts
+        self._counts = False  # among all that is in flight
+        self._host: _Host | None = None
+        self._port = 0
+        self._reserved = 0
+
+    async def turn(self, host: str, port: int) -> None:
+        """Waits for a turn at a host, with nothing in hand: another turn must be over.
+
+        Raises:
+            FetchError: HOST_UNAVAILABLE or RATE_LIMITED: the host is left alone.
+        """
+        self._host, self.keep = await self._hosts._turn(host, port)
+        self._port, self._counts = port, True
+
+    async def reserve(self, size: int, deadline: asyncio.Timeout) -> None:
+        """Waits for room for so many bytes; that is no time of the deadline's."""
+        if size <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        left = (deadline.when() or loop.time()) - loop.time()
+        if not deadline.expired():
+            deadline.reschedule(None)
+        await self._hosts.room.take(size)
+        self._reserved += size
+        if not deadline.expired():
+            deadline.reschedule(loop.time() + left)
+
+    def leave(self, error: FetchError | None = None) -> None:
+        """The host has answered, or failed with `error`; its connection is free. What came is in flight still."""
+        host, self._host = self._host, None
+        if host is None:
+            return
+        if error is not None and error.status in (429, 503) and error.retry_after is not None:
+            self._hosts._hold_off(host, error.retry_after, error.detail)
+        if error is not None and error.code in NO_ANSWER:
+            self._hosts._failed(host, self._port)
+        else:
+            self._hosts._answered(host, self._port)
+        self._hosts._leave(host)
+
+    def end(self) -> None:
+        """Nothing is in flight any more. Without `leave`, that says nothing of the host."""
+        reserved, self._reserved = self._reserved, 0
+        counts, self._counts = self._counts, False
+        if self._host is not None:
+            self._hosts._leave(self._host)
+            self._host = None
+        if reserved:
+            self._hosts.room.give(reserved)
+        if counts:
+            self._hosts._end()

@@ -1,0 +1,134 @@
+"""The HTTP session that all fetches share: which addresses it may connect to, and how it introduces itself."""
+
+import asyncio
+import concurrent.futures
+import re
+import socket
+from typing import Any
+
+import aiohttp
+import aiohttp.abc
+
+from sd_assets.download.addresses import AddressPolicy
+from sd_assets.settings import DownloadSettings
+
+_MAX_HEADER_LINE = 32_768  # bytes; real sites send policies of more than aiohttp's 8 KiB
+_MAX_HEADERS = 256
+_READ_BUFFER = 65_536  # bytes; a connection holds twice as much, at most, of what is not read yet
+
+
+class AddressForbiddenError(OSError):
+    """An address may not be connected to, or none of those that a name resolves to."""
+
+
+class PolicyResolver(aiohttp.abc.AbstractResolver):
+    """Resolves names to the addresses that the policy permits: aiohttp connects to these, and asks nobody again.
+
+    Args:
+        policy: what is permitted.
+        threads: that names are resolved in.
+
+    Raises (from `resolve`):
+        AddressForbiddenError: every address of the name is refused.
+        socket.gaierror: there is no address.
+    """
+
+    def __init__(self, policy: AddressPolicy, threads: concurrent.futures.Executor) -> None:
+        self._policy = policy
+        self._threads = threads
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[aiohttp.abc.ResolveResult]:
+        # RFC 6761, 6.4: names under `invalid` never exist, and nobody needs to be asked.
+        if host.rstrip(".").lower().rpartition(".")[2] == "invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "the name is reserved never to exist (RFC 6761)")
+        try:
+            # Not the event loop's own way: uvloop's has four threads, which few dead name servers would occupy.
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._threads, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            )
+        except UnicodeError as error:  # a label that is empty or too long
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+        permitted: list[aiohttp.abc.ResolveResult] = []
+        refusals: list[str] = []
+        for found_family, _, protocol, _, address in found:
+            refusal = self._policy.refusal(str(address[0]), port)
+            if refusal is not None:
+                refusals.append(refusal)
+                continue
+            permitted.append(
+                {
+                    "hostname": host,
+                    "host": str(address[0]),
+                    "port": port,
+                    "family": found_family,
+                    "proto": protocol,
+                    "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                }
+            )
+        if not permitted:
+            raise AddressForbiddenError(f"{host}: {'; '.join(refusals)}")
+        return permitted
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Does not even read them, and so does not complain of any."""
+
+    def update_cookies_from_headers(self, headers: Any, response_url: Any) -> None:
+        pass
+
+
+def open_session(
+    settings: DownloadSettings, policy: AddressPolicy, resolving: concurrent.futures.Executor
+) -> aiohttp.ClientSession:
+    """The session. Call it within the event loop, and close it there.
+
+    TLS is verified; no cookie is kept, no proxy taken from the environment. The caller bounds the connections.
+    """
+
+    def checked_socket(info: Any) -> socket.socket:
+        # The last word, on the very address that is connected to, wherever it came from.
+        family, kind, protocol, _, address = info
+        refusal = policy.refusal(str(address[0]), int(address[1]))
+        if refusal is not None:
+            raise AddressForbiddenError(refusal)
+        return socket.socket(family, kind, protocol)
+
+    connector = aiohttp.TCPConnector(
+        resolver=PolicyResolver(policy, resolving),
+        socket_factory=checked_socket,
+        limit=0,
+        ttl_dns_cache=300,
+        dns_cache_max_size=10_000,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=_NoCookies(),
+        # Bodies are decoded by `answer`, where their size is bounded while they grow.
+        auto_decompress=False,
+        # `fetch` has one deadline of its own for everything.
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+        headers={
+            "User-Agent": user_agent(settings),
+            "Accept": "image/*,*/*;q=0.8",
+            "Accept-Encoding": "identity",
+        },
+        trust_env=False,
+        read_bufsize=_READ_BUFFER,
+        max_line_size=_MAX_HEADER_LINE,
+        max_field_size=_MAX_HEADER_LINE,
+        max_headers=_MAX_HEADERS,
+    )
+
+
+def user_agent(settings: DownloadSettings) -> str:
+    """`sd_assets/0.1 (+mailto:who@example.org)`: who asks, and whom to write to."""
+    contact = settings.contact
+    if contact is None:
+        return settings.user_agent
+    scheme = "" if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", contact) else "mailto:"
+    return f"{settings.user_agent} (+{scheme}{contact})"
