@@ -14,8 +14,8 @@ PROJECT = Path(__file__).parents[1]
 # Where `make setup-clip-retrieval` puts it.
 PROGRAM = PROJECT / ".venv-clip-retrieval" / "bin" / "img2dataset"
 PROCESSES = 2
-# It does without torch, which the environment has for clip-retrieval. Where torch is installed, though, its image library loads
-# it, and each of its processes is three times as large and slow to start: that is not to be held against it.
+# It does without torch, which the environment has for clip-retrieval. Where torch is installed, though, its image library
+# loads it, and each of its processes is three times as large and slow to start: that is not to be held against it.
 _WITHOUT_TORCH = "import sys; sys.modules['torch'] = None"
 
 

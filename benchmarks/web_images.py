@@ -2,24 +2,26 @@
 
 No photographs can be shipped or fetched, so they are painted, after the "dead leaves" model of natural images: shapes that
 cover one another, of sizes that follow a power law, each with a colour, a shading and a texture (1/f noise) of its own. Such
-pictures have what decoders, resizers and encoders see of a photograph: a spectrum that falls off as 1/f, sharp edges, flat and
-busy regions. A camera is imitated, too: a part is out of focus, there is noise of the sensor, some are sharpened.
+pictures have what decoders, resizers and encoders see of a photograph: a spectrum that falls off as 1/f, sharp edges, flat
+and busy regions. A camera is imitated, too: a part is out of focus, there is noise of the sensor, some are sharpened.
+Bytes a pixel, and how far shrinking decoders and Lanczos resizing are from exact, were made to match real photographs.
 
 Each image is a cut-out of one of few large scenes, with a place, zoom, orientation, light, focus and noise of its own, 640 to
 2,048 pixels wide, in the usual aspect ratios. Of 100 images:
 
-    92   JPEG, quality 75 to 92; of these 12% progressive, 12% 4:4:4 (others 4:2:0), 30% with EXIF, 25% with an ICC profile
+    92   JPEG, quality 75 to 92; of these 12% progressive, 12% 4:4:4 (others 4:2:0), 30% with EXIF, 25% with sRGB's profile
      5   WebP, quality 75 to 90
      3   PNG
 
-The same count gives the same images. FOLDER.json is written last: with it, the folder is complete, and is used again. Prints one
-JSON line last: `statistics` of the images; without COUNT, of those that are in the folder.
+The same count gives the same images. FOLDER.json is written last: with it, the folder is complete, and is used again. Prints
+one JSON line last: `statistics` of the images; without COUNT, of those that are in the folder.
 """
 
 import io
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -44,6 +46,8 @@ _ASPECTS = (16 / 9, 3 / 2, 3 / 2, 4 / 3, 4 / 3, 1, 3 / 4, 2 / 3)
 _RADII = (4.0, 900.0)
 _COVERED = 4.0  # times that the shapes would cover the scene, if none covered another
 
+_NAME = re.compile(r"\d{6}\.(jpg|png|webp)")
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -51,12 +55,20 @@ def web_images(folder: Path, count: int) -> list[Path]:
     """The images, by number; made unless they are there.
 
     Args:
-        folder: of nothing else; made if missing. Images of another version are replaced.
+        folder: of nothing else; made if missing. Images of another version or count are replaced.
+
+    Raises:
+        RuntimeError: there are other files in the folder.
     """
     wanted = {"version": VERSION, "count": count}
     made = folder.with_name(folder.name + ".json")
     if not made.exists() or json.loads(made.read_text()) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in folder.iterdir() if not _NAME.fullmatch(path.name)]
+        if others:
+            raise RuntimeError(
+                f"{folder} is to have images of the benchmark only, and has {others[0]}: choose another"
+            )
         for old in folder.iterdir():
             old.unlink()
         starts = range(0, count, _PER_SCENE)
@@ -85,7 +97,7 @@ def statistics(files: Sequence[Path]) -> dict[str, Any]:
         "mean_megapixels": round(pixels / len(files) / 1e6, 3),
         "mean_kb": round(size / len(files) / 1e3, 1),
         "jpeg_bytes_per_pixel": {
-            f"p{share}": round(float(np.percentile(density, share)), 3) for share in (5, 50, 95)
+            f"p{share}": round(float(np.percentile(density, share)), 3) for share in (5, 50, 95) if density
         },
     }
 

@@ -31,7 +31,7 @@ class ErrorCode(StrEnum):
     # Download: the address.
     INVALID_URL = "invalid_url"  # not a URL, or without a host
     UNSUPPORTED_SCHEME = "unsupported_scheme"  # neither http nor https
-    ADDRESS_FORBIDDEN = "address_forbidden"  # loopback, private, link-local ... and not on the allow-list
+    ADDRESS_FORBIDDEN = "address_forbidden"  # loopback, private, link-local ..., or a port not listed; and not on the allow-list
     DNS_ERROR = "dns_error"  # the name of the host does not resolve
     # Download: the connection.
     CONNECTION_FAILED = "connection_failed"  # refused, or reset before an answer
@@ -42,7 +42,7 @@ class ErrorCode(StrEnum):
     # Download: the answer.
     NOT_FOUND = "not_found"  # 404, 410
     ACCESS_DENIED = "access_denied"  # 401, 402, 403, 407, 451
-    RATE_LIMITED = "rate_limited"  # 429
+    RATE_LIMITED = "rate_limited"  # 429; or not asked: the host wants to be left alone for longer than a run waits
     CLIENT_ERROR = "client_error"  # any other 4xx
     SERVER_ERROR = "server_error"  # 5xx
     UNEXPECTED_STATUS = "unexpected_status"  # neither success, redirect nor error: 1xx, 204, 304 ...

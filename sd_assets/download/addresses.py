@@ -8,6 +8,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from sd_assets.settings import parse_allowed_address
 
@@ -67,9 +68,14 @@ class AddressPolicy:
         self._ports = ports
         parsed = [parse_allowed_address(text) for text in allowed]
         self._allowed = [(ipaddress.ip_network(network), port) for network, port in parsed]
+        # Each URL is judged several times, and some hosts have many URLs.
+        self._judged = lru_cache(4096)(self._judge)
 
     def refusal(self, address: str | Address, port: int) -> str | None:
         """Why `address` may not be connected to at `port`; None if it may."""
+        return self._judged(str(address), port)
+
+    def _judge(self, address: str, port: int) -> str | None:
         judged = ipaddress.ip_address(address)
         carried = _embedded(judged)
         for network, allowed_port in self._allowed:
@@ -87,6 +93,7 @@ class AddressPolicy:
         return None
 
 
+@lru_cache(4096)
 def literal_address(host: str) -> Address | None:
     """The address that `host` spells, in any spelling that a system's resolver knows; None for a name.
 

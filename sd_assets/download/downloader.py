@@ -12,7 +12,6 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar
 
-import aiohttp
 from yarl import URL
 
 from sd_assets.blocked import NOTHING, Blocked
@@ -26,7 +25,7 @@ from sd_assets.download.limits import allow_open_files, new_event_loop
 from sd_assets.download.request import Request
 from sd_assets.download.robots import Robots, product_token
 from sd_assets.download.room import Room
-from sd_assets.download.session import open_session
+from sd_assets.download.session import PolicyResolver, open_session
 from sd_assets.download.stream import Stream
 from sd_assets.settings import DownloadSettings
 
@@ -40,8 +39,6 @@ _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 # Bytes of images, from the wire to the consumer, beyond what each may have uncounted.
 _ROOM_BYTES = 256_000_000
-# A name whose servers do not answer occupies a thread for half a minute, long after its deadline.
-_RESOLVERS = 256
 
 T = TypeVar("T")
 
@@ -71,14 +68,11 @@ class Downloader:
         self._hosts = Hosts(settings, self._room)
         # What makes images gives up the interpreter's lock while it decodes, resizes and encodes.
         self._codec = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "sd-assets-codec")
-        self._resolving = concurrent.futures.ThreadPoolExecutor(_RESOLVERS, "sd-assets-resolver")
         self._loop = new_event_loop()
         # What goes wrong in a connection that nobody uses any more is nobody's concern.
         self._loop.set_exception_handler(lambda _, context: logger.debug("%s", context))
         self._thread = threading.Thread(target=self._loop.run_forever, name="sd-assets-download", daemon=True)
         self._thread.start()
-        self._session: aiohttp.ClientSession
-        self._fetcher: Fetcher
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         self._streams: set[Stream[Any, Request]] = set()  # of the loop's thread
         self._closing = threading.Lock()
@@ -87,7 +81,8 @@ class Downloader:
     async def _open(self) -> None:
         settings = self._settings
         policy = AddressPolicy(settings.allow_addresses, settings.ports)
-        self._session = open_session(settings, policy, self._resolving)
+        self._resolver = PolicyResolver(policy)
+        self._session = open_session(settings, policy, self._resolver)
         robots = Robots(product_token(settings.user_agent), self._robots_txt) if settings.robots_txt else None
         self._fetcher = Fetcher(self._session, settings, policy, self._blocked, robots)
 
@@ -127,7 +122,7 @@ class Downloader:
         self, requests: Iterable[tuple[T, Request]], idle_s: float | None
     ) -> Generator[list[tuple[T, Download]], None, None]:
         """`stream`, some at a time: those that were done together; none where nothing was for `idle_s` seconds."""
-        stream = Stream[T, Request](self._one, self._room, self._call)
+        stream = Stream[T, Request](self._one_held, self._room, self._call)
         self._call(self._streams.add, stream)
         try:
             yield from stream.results(requests, idle_s)
@@ -160,8 +155,6 @@ class Downloader:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        # A name that is being resolved cannot be given up; nobody waits for it.
-        self._resolving.shutdown(wait=False, cancel_futures=True)
         self._codec.shutdown()
 
     async def _shut(self) -> None:
@@ -172,18 +165,26 @@ class Downloader:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
+        await self._resolver.close()
         await self._loop.shutdown_default_executor()
 
     # --- on the loop ---------------------------------------------------------------------------------------------
 
-    async def _one(self, request: Request) -> Download:
+    async def _one_held(self, request: Request) -> Download:
+        """Like `_one`; the image keeps its room."""
+        return await self._one(request, hold=True)
+
+    async def _one(self, request: Request, *, hold: bool = False) -> Download:
         """What becomes of a request, after as many attempts as there are to be."""
 
         async def attempt(number: int) -> Download:
             flight = Flight(self._hosts)
             try:
                 answer = await self._fetcher.image(request, flight)
-                return await self._finished(answer, request, number)
+                download = await self._finished(answer, request, number)
+                if hold:
+                    self._room.add(len(download.image or b""))
+                return download
             finally:
                 flight.end()
 

@@ -5,6 +5,7 @@ bug of ours, and no error of the row.
 """
 
 import asyncio
+import contextlib
 import errno
 import re
 import socket
@@ -25,7 +26,7 @@ from sd_assets.download.codes import FetchError, in_words
 from sd_assets.download.hosts import Flight
 from sd_assets.download.request import Request
 from sd_assets.download.robots import Robots
-from sd_assets.download.session import AddressForbiddenError
+from sd_assets.download.session import AddressForbiddenError, StaleConnectionError
 from sd_assets.errors import ErrorCode, SdAssetsError
 from sd_assets.settings import DownloadSettings
 
@@ -236,7 +237,7 @@ def checked_url(text: str, policy: AddressPolicy) -> URL:
         refusal = policy.refusal(address, port)
         if refusal is not None:
             raise FetchError(ErrorCode.ADDRESS_FORBIDDEN, refusal)
-        return url.with_host(str(address))
+        return url if host == str(address) else url.with_host(str(address))
     if re.search(r"[\x00-\x20\x7f%:<>^|]", host):
         raise FetchError(ErrorCode.INVALID_URL, f"{host!r} is no name of a host")
     return url
@@ -271,6 +272,9 @@ async def _request(
 ) -> aiohttp.ClientResponse:
     """The answer's head. `status` is that of the redirect that led here."""
     try:
+        # Once more for a connection that was too old; who hangs up on this very request would do so every time.
+        with contextlib.suppress(StaleConnectionError):
+            return await session.get(url, allow_redirects=False, headers=headers)
         return await session.get(url, allow_redirects=False, headers=headers)
     except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as error:
         raise FetchError(ErrorCode.TLS_ERROR, in_words(error), status=status) from error

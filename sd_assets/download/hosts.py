@@ -32,7 +32,7 @@ class _Host:
     listed: bool = False  # among those whose turn it may be
     in_a_row: int = 0  # turns until it is another host's turn
     held_until: float | None = None  # of the loop's clock
-    patience: float = _PATIENCE_S
+    patience: float = field(default_factory=lambda: _PATIENCE_S)
     asked_for: str | None = None  # why it is left alone for good
 
     @property
@@ -82,9 +82,12 @@ class Hosts:
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(name)
+        refusal = self._refusal(host, port)
+        if refusal is not None:
+            self._forget(host)
+            raise refusal
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         host.waiting.append((place, port))
-        self._send_away(host)
         self._list(host)
         self.give_turns()
         try:
@@ -136,10 +139,12 @@ class Hosts:
         self._failures[host.name, port] = self._failures.get((host.name, port), 0) + 1
         if len(self._failures) > _MOST_REMEMBERED:
             del self._failures[next(iter(self._failures))]
-        self._send_away(host)
+        if self._refusal(host, port) is not None:
+            self._send_away(host)
 
-    def _hold_off(self, host: _Host, seconds: float, why: str) -> None:
+    def _hold_off(self, host: _Host, port: int, seconds: float, why: str) -> None:
         """The host asked to be left alone for so many seconds."""
+        self._failures.pop((host.name, port), None)
         loop = asyncio.get_running_loop()
         until, held_until = loop.time() + seconds, host.held_until or loop.time()
         if until <= held_until:
@@ -162,10 +167,6 @@ class Hosts:
 
     def _send_away(self, host: _Host) -> None:
         """Those that wait for a host, or a port of it, that is left alone."""
-        if host.asked_for is None and not any(
-            (host.name, port) in self._failures for _, port in host.waiting
-        ):
-            return
         waiting, host.waiting = host.waiting, deque()
         for place, port in waiting:
             refusal = self._refusal(host, port)
@@ -239,10 +240,10 @@ class Flight:
         host, self._host = self._host, None
         if host is None:
             return
-        if error is not None and error.status in (429, 503) and error.retry_after is not None:
-            self._hosts._hold_off(host, error.retry_after, error.detail)
         if error is not None and error.code in NO_ANSWER:
             self._hosts._failed(host, self._port)
+        elif error is not None and error.status in (429, 503) and error.retry_after is not None:
+            self._hosts._hold_off(host, self._port, error.retry_after, error.detail)
         else:
             self._hosts._answered(host, self._port)
         self._hosts._leave(host)

@@ -17,7 +17,7 @@ MAX_BYTES = 500 * 1024  # of the file; what comes after it is not read (RFC 9309
 MAX_REDIRECTS = 5  # (RFC 9309, 2.3.1.2)
 _KEPT_S = 86_400.0  # (RFC 9309, 2.4)
 # Why it cannot be had may pass sooner.
-_FAILURE_KEPT_S = 600.0
+_FAILURE_KEPT_S = 60.0
 # Rules of all hosts together, and as many hosts without any: the hosts asked least lately are forgotten.
 _MOST_RULES = 100_000
 # Each rule with a wildcard costs time at every URL, so of a file with thousands of them the first ones count.

@@ -2,18 +2,25 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import re
 import socket
 from typing import Any
 
 import aiohttp
 import aiohttp.abc
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_parser import RawResponseMessage
 
 from sd_assets.download.addresses import AddressPolicy
 from sd_assets.settings import DownloadSettings
 
 _MAX_HEADER_LINE = 32_768  # bytes; real sites send policies of more than aiohttp's 8 KiB
 _MAX_HEADERS = 256
+_MAX_INTERIM = 16
+# A name whose servers do not answer occupies a thread for half a minute, long after its deadline.
+_RESOLVERS = 256
 _READ_BUFFER = 65_536  # bytes; a connection holds twice as much, at most, of what is not read yet
 
 
@@ -26,16 +33,17 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
 
     Args:
         policy: what is permitted.
-        threads: that names are resolved in.
 
     Raises (from `resolve`):
         AddressForbiddenError: every address of the name is refused.
         socket.gaierror: there is no address.
     """
 
-    def __init__(self, policy: AddressPolicy, threads: concurrent.futures.Executor) -> None:
+    def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
-        self._threads = threads
+        # Not the event loop's own way: uvloop's has four threads, which few dead name servers would occupy.
+        self._threads = concurrent.futures.ThreadPoolExecutor(_RESOLVERS, "sd-assets-resolver")
+        self._under_way: set[concurrent.futures.Future[Any]] = set()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -44,10 +52,7 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
         if host.rstrip(".").lower().rpartition(".")[2] == "invalid":
             raise socket.gaierror(socket.EAI_NONAME, "the name is reserved never to exist (RFC 6761)")
         try:
-            # Not the event loop's own way: uvloop's has four threads, which few dead name servers would occupy.
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-            )
+            found = await asyncio.wrap_future(self._look_up(host, port, family))
         except UnicodeError as error:  # a label that is empty or too long
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
         permitted: list[aiohttp.abc.ResolveResult] = []
@@ -71,8 +76,55 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
             raise AddressForbiddenError(f"{host}: {'; '.join(refusals)}")
         return permitted
 
+    def _look_up(
+        self, host: str, port: int, family: socket.AddressFamily
+    ) -> "concurrent.futures.Future[list[Any]]":
+        future = self._threads.submit(
+            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        )
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
     async def close(self) -> None:
-        """Nothing is held."""
+        """End the threads. A name that is being resolved cannot be given up, but nobody waits for it."""
+        self._threads.shutdown(wait=not self._under_way, cancel_futures=True)
+
+
+class StaleConnectionError(aiohttp.ServerDisconnectedError):
+    """A connection that was kept from an earlier request broke before it answered: the server may have closed it before
+    it had the request, so another one should be tried."""
+
+
+class _Connection(ResponseHandler):
+    """Takes a few interim answers (1xx) before the answer itself (aiohttp would queue as many as come), and tells an old
+    connection that breaks from a new one."""
+
+    _interim = 0
+    _answered = False
+
+    async def read(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        try:
+            message, payload = await super().read()
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if self._answered:
+                raise StaleConnectionError from error
+            raise
+        if not 100 <= message.code < 200:
+            self._interim, self._answered = 0, True
+            return message, payload
+        self._interim += 1
+        if self._interim > _MAX_INTERIM:
+            raise BadHttpMessage(
+                f"more than {_MAX_INTERIM} interim answers, the last of status {message.code}"
+            )
+        return message, payload
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_Connection, loop=self._loop)  # type: ignore[assignment]
 
 
 class _NoCookies(aiohttp.DummyCookieJar):
@@ -83,7 +135,7 @@ class _NoCookies(aiohttp.DummyCookieJar):
 
 
 def open_session(
-    settings: DownloadSettings, policy: AddressPolicy, resolving: concurrent.futures.Executor
+    settings: DownloadSettings, policy: AddressPolicy, resolver: aiohttp.abc.AbstractResolver
 ) -> aiohttp.ClientSession:
     """The session. Call it within the event loop, and close it there.
 
@@ -98,14 +150,14 @@ def open_session(
             raise AddressForbiddenError(refusal)
         return socket.socket(family, kind, protocol)
 
-    connector = aiohttp.TCPConnector(
-        resolver=PolicyResolver(policy, resolving),
+    connector = _Connector(
+        resolver=resolver,
         socket_factory=checked_socket,
         limit=0,
         ttl_dns_cache=300,
         dns_cache_max_size=10_000,
     )
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=_NoCookies(),
         # Bodies are decoded by `answer`, where their size is bounded while they grow.
@@ -123,6 +175,9 @@ def open_session(
         max_field_size=_MAX_HEADER_LINE,
         max_headers=_MAX_HEADERS,
     )
+    # It would send any request once more whose connection broke; `fetch` does where that is right.
+    session._retry_connection = False
+    return session
 
 
 def user_agent(settings: DownloadSettings) -> str:

@@ -25,8 +25,8 @@ class Stream(Generic[Key, Job]):
     """Runs jobs on an event loop for a consumer in another thread.
 
     Args:
-        run: one job.
-        room: that images take until the consumer takes them.
+        run: one job, whose image has its room.
+        room: that images have until the consumer takes them.
         call: has the loop's thread call a function; raises if nothing more may be begun.
     """
 
@@ -103,9 +103,7 @@ class Stream(Generic[Key, Job]):
         except Exception as error:  # a bug of ours; the consumer cancels the rest
             self.fail(error)
             return
-        size = len(download.image or b"")
-        self._held += size
-        self._room.add(size)
+        self._held += len(download.image or b"")
         if not self._gathered:
             asyncio.get_running_loop().call_later(_GATHER_S, self._hand_over)
         self._gathered.append((key, download))

@@ -7,6 +7,7 @@ give equal shards, and a row more or less changes the shard it is in and at most
 import hashlib
 import io
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -381,28 +382,71 @@ def _put_back(pieces: Sequence[pa.Table], order: npt.NDArray[np.int64]) -> pa.Ta
     return _taken(pa.concat_tables(pieces), back)
 
 
-def gather(
-    open_shard: Callable[[int], pa.NativeFile],
-    starts: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    columns: Sequence[str] | None = None,
-) -> pa.Table:
-    """Rows of several shards, at least one, in the order asked for.
+class ShardRows:
+    """Rows of several shards by their numbers, counted through all of them.
 
     Args:
         open_shard: a shard by its number.
         starts: the number of the first row of each shard, and at last the number of all rows.
-        rows: numbers of rows, counted through all shards.
         columns: None: all.
+        held_bytes: so much of the row groups that were read last is held, about, for who asks for rows of many shards in
+            about the order in which they lie in each.
     """
-    shard_of = np.searchsorted(starts, rows, side="right") - 1
-    pieces, order = [], []
-    for number in np.unique(shard_of):
-        chosen = np.flatnonzero(shard_of == number)
-        with open_shard(int(number)) as file:
-            pieces.append(take_rows(file, rows[chosen] - starts[number], columns))
-        order.append(chosen)
-    return _put_back(pieces, np.concatenate(order))
+
+    def __init__(
+        self,
+        open_shard: Callable[[int], pa.NativeFile],
+        starts: Sequence[int] | npt.NDArray[np.int64],
+        columns: Sequence[str] | None = None,
+        held_bytes: int = 0,
+    ) -> None:
+        self._open = open_shard
+        self._starts = np.asarray(starts, dtype=np.int64)
+        self._columns = columns
+        self._most = held_bytes
+        self._metadata: dict[int, tuple[pq.FileMetaData, npt.NDArray[np.int64]]] = {}
+        self._held: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._held_bytes = 0
+
+    def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        """At least one row, in the order asked for."""
+        pieces, order = [], []
+        for shard, places in _by_part(self._starts, rows):
+            inside = rows[places] - self._starts[shard]
+            groups = self._group_starts(shard)
+            for group, within in _by_part(groups, inside):
+                pieces.append(_taken(self._group(shard, group), inside[within] - groups[group]))
+                order.append(places[within])
+        return _put_back(pieces, np.concatenate(order))
+
+    def _group_starts(self, shard: int) -> npt.NDArray[np.int64]:
+        if shard not in self._metadata:
+            with self._open(shard) as file:
+                known = pq.read_metadata(file)
+            rows = (known.row_group(group).num_rows for group in range(known.num_row_groups))
+            self._metadata[shard] = known, np.cumsum([0, *rows])
+        return self._metadata[shard][1]
+
+    def _group(self, shard: int, group: int) -> pa.Table:
+        rows = self._held.pop((shard, group), None)
+        if rows is None:
+            with self._open(shard) as file:
+                parquet = pq.ParquetFile(file, metadata=self._metadata[shard][0])
+                rows = parquet.read_row_group(group, columns=self._columns, use_threads=False)
+            self._held_bytes += rows.nbytes
+        self._held[shard, group] = rows
+        while self._held_bytes > self._most:
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return rows
+
+
+def _by_part(
+    starts: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """The parts that numbers fall into, by where parts start; with each the places of its numbers."""
+    part_of = np.searchsorted(starts, numbers, side="right") - 1
+    for part in np.unique(part_of):
+        yield int(part), np.flatnonzero(part_of == part)
 
 
 def total(shards: Iterable[Shard]) -> tuple[int, int]:

@@ -32,9 +32,9 @@ from sd_assets.storage.shards import (
     RowIndex,
     Shard,
     ShardFile,
+    ShardRows,
     conformed,
     data_version,
-    gather,
     indexed,
     read_batches,
     shard_name,
@@ -50,8 +50,10 @@ FLUSH_SECONDS = 5.0
 RELEASE_SECONDS = 0.5
 # What `Area.last_run` says besides the report.
 _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
-# Rows at hand that are put together in memory at once, about.
-GATHER_BYTES = 4 * 1024 * 1024
+# Rows at hand that are put together in memory at once, about; and what is held of the shards that they come from: those
+# that came in another order lie in many.
+GATHER_BYTES = 2 * 1024 * 1024
+HELD_BYTES = 24 * 1024 * 1024
 
 
 class Place(Enum):
@@ -187,7 +189,7 @@ class Staging:
         found = [work for work in works if work in self._refused]
         if not found:
             return {}
-        rows = self._rows(np.array([self._refused[work] for work in found]), columns)
+        rows = self._rows(columns).take(np.array([self._refused[work] for work in found]))
         return dict(zip(found, rows.to_pylist(), strict=True))
 
     def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
@@ -288,11 +290,11 @@ class Staging:
             raise TableError(
                 f"table {self._schema.name}: the stage answered nothing for {missing} of {len(positions)} rows"
             )
-        index = np.concatenate(self._indices) if self._indices else np.empty(0, ROW)
-        planned = index[positions]
+        planned = (np.concatenate(self._indices) if self._indices else np.empty(0, ROW))[positions]
+        at_hand = self._rows(held_bytes=HELD_BYTES)
         shards = []
         for start, end in self._cuts(planned):
-            gathered = partial(self._gathered, planned[start:end], positions[start:end])
+            gathered = partial(self._gathered, planned[start:end], positions[start:end], at_hand)
             shards.append(self._written(planned[start:end], gathered))
             self._release()
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
@@ -430,23 +432,20 @@ class Staging:
             ends.append(len(planned))
         return list(zip([0, *ends], ends, strict=False))
 
-    def _rows(self, numbers: npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows at hand, from wherever they lie, in this order."""
-        return gather(
-            lambda number: self._area.open_shard(self._shards[number]),
-            np.array(self._starts),
-            numbers,
-            columns,
+    def _rows(self, columns: Sequence[str] | None = None, held_bytes: int = 0) -> ShardRows:
+        """The rows at hand, by their numbers."""
+        return ShardRows(
+            lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, held_bytes
         )
 
-    def _gathered(self, index: RowIndex, positions: npt.NDArray[np.int64]) -> ShardFile:
+    def _gathered(self, index: RowIndex, positions: npt.NDArray[np.int64], at_hand: ShardRows) -> ShardFile:
         """A shard of rows at hand; few of them are in memory at a time."""
         file = ShardFile(self._schema)
         part_of = np.cumsum(index["size"], dtype=np.int64) // GATHER_BYTES
         ends = [*np.flatnonzero(np.diff(part_of)) + 1, len(index)]
         for start, end in zip([0, *ends], ends, strict=False):
             if start < end:
-                file.add(self._rows(positions[start:end]), index["size"][start:end].tolist())
+                file.add(at_hand.take(positions[start:end]), index["size"][start:end].tolist())
         return file
 
 

@@ -15,7 +15,7 @@ from sd_assets.storage.area import KEPT_VERSIONS, Area, Manifest
 from sd_assets.storage.digests import joined
 from sd_assets.storage.files import Files
 from sd_assets.storage.rows import Rows, as_batch
-from sd_assets.storage.shards import gather, payload_columns, read_batches, take_rows
+from sd_assets.storage.shards import ShardRows, payload_columns, read_batches, take_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,12 +95,9 @@ class Table:
         if not rows:
             return self.schema.empty_table().select(columns or self.schema.names)
         shards = self.manifest.shards
-        return gather(
-            lambda number: self._area.open_shard(shards[number]),
-            np.cumsum([0, *(shard.rows for shard in shards)]),
-            np.asarray(rows, dtype=np.int64),
-            columns,
-        )
+        starts = np.cumsum([0, *(shard.rows for shard in shards)])
+        found = ShardRows(lambda number: self._area.open_shard(shards[number]), starts, columns)
+        return found.take(np.asarray(rows, dtype=np.int64))
 
     def thinned(self, rows: int) -> "Table":
         """A sample of whole shards at even distances, about `rows` rows; the table itself if it has no more."""

@@ -84,3 +84,11 @@ def test_the_same_number_gives_the_same_image(tmp_path: Path, monkeypatch: pytes
         made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert len(made[0]) == 4
     assert made[0] == made[1]
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "000000.jpg").write_bytes(b"perhaps an image of ours")
+    (tmp_path / "holiday.jpg").write_bytes(b"not ours")
+    with pytest.raises(RuntimeError, match=r"holiday\.jpg: choose another"):
+        web_images.web_images(tmp_path, 1)
+    assert len(list(tmp_path.iterdir())) == 2

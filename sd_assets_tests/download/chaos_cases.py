@@ -42,7 +42,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n"
 _LENGTH = b"Content-Length: %d\r\n\r\n"
 _KEPT_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 _CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-_SLOW = 2  # copies of a case that takes until the deadline, at every attempt
+SLOW = 2  # copies of a case that takes until the deadline, at every attempt
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Case:
         host: the kind of host that it needs (see `HOSTS`); "" is any.
         url: the whole URL, where no host of the web is asked at all; `{n}` is the number of the copy.
         sha256: of the bytes, as the corpus has it.
+        attempts: that the row must tell of, where they were no requests for the URL itself.
     """
 
     name: str
@@ -75,11 +76,23 @@ class Case:
     url: str | None = None
     sha256: str | None = None
     or_error: ErrorCode | None = None
+    attempts: int | range | None = None
 
     @property
     def may_be_asked(self) -> range:
         """How often it may be asked for."""
-        return self.asked if isinstance(self.asked, range) else range(self.asked, self.asked + 1)
+        return _range(self.asked)
+
+    @property
+    def may_tell(self) -> range:
+        """How many attempts its row may tell of; to find out that it may not be asked for is one, too."""
+        if self.attempts is not None:
+            return _range(self.attempts)
+        return range(max(self.may_be_asked.start, 1), max(self.may_be_asked.stop, 2))
+
+
+def _range(count: int | range) -> range:
+    return count if isinstance(count, range) else range(count, count + 1)
 
 
 # --- how to answer -----------------------------------------------------------------------------------------------
@@ -223,9 +236,9 @@ def _good_cases() -> list[Case]:
         good("redirects-to-the-limit", redirect("/hop/1")),
         # What may pass, and does.
         good("500-once", answer("500 Oops"), kept(JPEG), asked=2),
-        good("reset-once", reset(), answer(body=JPEG), asked=2),
+        good("reset-once", reset(), kept(JPEG), asked=2, attempts=range(1, 3)),
         good("cut-once", answer(body=JPEG[:300], length=len(JPEG)), kept(JPEG), asked=2),
-        good("slow-once", raw(4 * TIMEOUT_S), kept(JPEG), asked=2, copies=_SLOW),
+        good("slow-once", raw(4 * TIMEOUT_S), kept(JPEG), asked=2, copies=SLOW),
         # Closed without a word after each answer: who uses the connection again may have to ask once more.
         good(
             "closes-unannounced",
@@ -339,13 +352,15 @@ def _status_cases() -> list[Case]:
             E.OPTED_OUT,
             (raw(_HEAD + b"X-Robots-Tag: all\r\nx-robots-tag: noai\r\n" + _LENGTH % len(JPEG) + JPEG),),
         ),
-        Case("redirect-to-robots-tag", E.OPTED_OUT, (redirect("/robots-tag-0/0.jpg"),)),
+        Case("redirect-to-robots-tag", E.OPTED_OUT, (redirect("/robots-tag-0/target"),)),
     ]
 
 
 def _framing_cases() -> list[Case]:
     half = JPEG[: len(JPEG) // 2]
     again: dict[str, Any] = {"asked": 1 + RETRIES}
+    # The HTTP client asks once more by itself, at once, when a connection breaks.
+    broken: dict[str, Any] = {"asked": range(1 + RETRIES, 2 * (1 + RETRIES) + 1), "attempts": 1 + RETRIES}
     return [
         Case("cut", E.INCOMPLETE, (answer(body=half, length=len(JPEG)),), **again),
         Case("cut-in-chunks", E.INCOMPLETE, (raw(_HEAD + _CHUNKED + b"%x\r\n" % len(JPEG) + half),), **again),
@@ -362,19 +377,19 @@ def _framing_cases() -> list[Case]:
             **again,
         ),
         Case("reset-in-body", E.INCOMPLETE, (reset(_HEAD + _LENGTH % len(JPEG) + half),), **again),
-        Case("reset", E.CONNECTION_FAILED, (reset(),), **again),
+        Case("reset", E.CONNECTION_FAILED, (reset(),), **broken),
         Case(
             "reset-in-head",
             E.CONNECTION_FAILED,
             (reset(b"HTTP/1.1 200 OK\r\nContent-Le"),),
-            **again,
+            **broken,
         ),
-        Case("hang-up", E.CONNECTION_FAILED, (raw(b""),), **again),
+        Case("hang-up", E.CONNECTION_FAILED, (raw(b""),), **broken),
         Case(
             "hang-up-in-head",
             E.CONNECTION_FAILED,
             (raw(b"HTTP/1.1 200 OK\r\nContent-Le"),),
-            **again,
+            **broken,
         ),
         Case("more-than-announced", E.INVALID_RESPONSE, (answer(body=JPEG * 2, length=len(JPEG)),)),
         Case("http-0.9", E.INVALID_RESPONSE, (raw(JPEG),)),
@@ -435,6 +450,11 @@ def _framing_cases() -> list[Case]:
             E.INVALID_RESPONSE,
             (endless(b"HTTP/1.1 200 OK\r\n", b"X: aaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 300),),
         ),
+        Case(
+            "endless-1xx",
+            E.INVALID_RESPONSE,
+            (endless(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 30),),
+        ),
         Case("endless-reason", E.INVALID_RESPONSE, (endless(b"HTTP/1.1 200 ", b"a" * 10_000),)),
     ]
 
@@ -492,8 +512,11 @@ def _large_cases() -> list[Case]:
     ]
 
 
+BREAKS = Case("breaks", E.CONNECTION_FAILED, (reset(),), asked=1 + RETRIES, copies=5)
+
+
 def _slow_cases() -> list[Case]:
-    slow: dict[str, Any] = {"asked": 1 + RETRIES, "copies": _SLOW}
+    slow: dict[str, Any] = {"asked": 1 + RETRIES, "copies": SLOW}
     length = _LENGTH % 100_000
     return [
         # After some failures it is left alone.
@@ -502,6 +525,7 @@ def _slow_cases() -> list[Case]:
             E.TIMEOUT,
             (raw(4 * TIMEOUT_S),),
             asked=range(2 + RETRIES),
+            attempts=range(2 + RETRIES),
             copies=200,
             host="dead",
             or_error=E.HOST_UNAVAILABLE,
@@ -531,13 +555,7 @@ def _slow_cases() -> list[Case]:
             (drip(_HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(9))[:-1], b""),),
             **slow,
         ),
-        Case("drip-1xx", E.TIMEOUT, (drip(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),), **slow),
-        Case(
-            "flood-of-1xx",
-            E.TIMEOUT,
-            (endless(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 30),),
-            **slow,
-        ),
+        Case("drip-1xx", E.TIMEOUT, (drip(b"", b"HTTP/1.1 102 Processing\r\n\r\n", pause=0.5),), **slow),
         Case("redirect-drip", E.TIMEOUT, (redirect("/drip-body/x"),), **slow),
         Case("redirect-drip-redirect", E.TIMEOUT, (redirect("/slow-hop/0"),), **slow),
         Case(
@@ -545,7 +563,8 @@ def _slow_cases() -> list[Case]:
             E.TIMEOUT,
             (
                 raw(
-                    0.9 * TIMEOUT_S, b"HTTP/1.1 302 Found\r\nLocation: /silent/x\r\nContent-Length: 0\r\n\r\n"
+                    0.9 * TIMEOUT_S,
+                    b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /silent/x\r\nContent-Length: 0\r\n\r\n",
                 ),
             ),
             **slow,
@@ -706,6 +725,9 @@ def _url_cases() -> list[Case]:
         *[Case(f"invalid-{n}", E.INVALID_URL, asked=0, url=url, copies=4) for n, url in enumerate(invalid)],
         *[Case(f"unknown-{n}", E.DNS_ERROR, asked=0, url=url, copies=4) for n, url in enumerate(unknown)],
         *[Case(f"redirect-odd-{n}", code, (redirect(url),)) for n, (url, code) in enumerate(where.items())],
+        Case(
+            "resolver-busy", E.DNS_ERROR, asked=0, attempts=1 + RETRIES, url="http://later.test/{n}", copies=4
+        ),
         Case("redirect-nowhere", E.INVALID_REDIRECT, (answer("302 Found"),)),
         Case(
             "redirect-garbage",
@@ -731,7 +753,7 @@ def helpers() -> dict[str, tuple[Behaviour, ...]]:
         f"/slow-hop/{n}": (
             raw(
                 0.3 * TIMEOUT_S,
-                f"HTTP/1.1 302 Found\r\nLocation: /slow-hop/{n + 1}\r\nContent-Length: 0\r\n\r\n".encode(),
+                f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /slow-hop/{n + 1}\r\nContent-Length: 0\r\n\r\n".encode(),
             ),
         )
         for n in range(5)
@@ -836,12 +858,12 @@ def _robots_cases() -> list[Case]:
         "500-once",
     )
     unknown = {
-        "500": E.SERVER_ERROR,
-        "429": E.RATE_LIMITED,
-        "reset": E.CONNECTION_FAILED,
-        "silent": E.TIMEOUT,
-        "drip": E.TIMEOUT,
-        "no-http": E.INVALID_RESPONSE,
+        "500": (E.SERVER_ERROR, 1 + RETRIES),
+        "429": (E.RATE_LIMITED, 1),
+        "reset": (E.CONNECTION_FAILED, 1 + RETRIES),
+        "silent": (E.TIMEOUT, 1 + RETRIES),
+        "drip": (E.TIMEOUT, 1 + RETRIES),
+        "no-http": (E.INVALID_RESPONSE, 1),
     }
     opened = (
         "disallow-others",
@@ -862,8 +884,10 @@ def _robots_cases() -> list[Case]:
         ],
         *[Case(f"robots-txt-{kind}", None, (kept(JPEG),), host=f"robots-{kind}", **good) for kind in opened],
         *[
-            Case(f"robots-txt-{kind}", code, (kept(JPEG),), host=f"robots-{kind}", **refused)
-            for kind, code in unknown.items()
+            Case(
+                f"robots-txt-{kind}", code, (kept(JPEG),), host=f"robots-{kind}", attempts=attempts, **refused
+            )
+            for kind, (code, attempts) in unknown.items()
         ],
         Case("robots-txt-wildcard", None, (kept(JPEG),), host="robots-wildcard", **good),
         Case(
@@ -874,7 +898,7 @@ def _robots_cases() -> list[Case]:
             suffix=".png",
             **refused,
         ),
-        Case("private-robots-txt", None, (kept(JPEG),), host="robots-wildcard", **good),
+        Case("private-robots-txt", E.OPTED_OUT, (kept(JPEG),), host="robots-wildcard", **refused),
     ]
 
 

@@ -15,7 +15,18 @@ from sd_assets.schemas import text_id
 from sd_assets.settings import DownloadSettings
 from sd_assets_tests.download import isolated
 from sd_assets_tests.download.chaos import NETWORK, Authority, Host, Web
-from sd_assets_tests.download.chaos_cases import MAX_BYTES, OURS, PLAIN, RETRIES, TIMEOUT_S, cases, kept
+from sd_assets_tests.download.chaos_cases import (
+    BREAKS,
+    MAX_BYTES,
+    OURS,
+    PLAIN,
+    RETRIES,
+    TIMEOUT_S,
+    Case,
+    cases,
+    kept,
+    redirect,
+)
 from sd_assets_tests.download.chaos_plan import Plan
 
 URLS = 5_000
@@ -84,16 +95,14 @@ def test_there_are_enough_kinds_of_chaos(chaos: Chaos) -> None:
 
 def test_every_row_has_the_right_code(chaos: Chaos) -> None:
     rows = {row["url"]: row for row in chaos.run.rows}
-    wrong = []
+    wrong: list[tuple[Any, ...]] = []
     for it in chaos.plan.planned:
         row, case = rows[it.url], it.case
         size = (row["original_width"], row["original_height"]) if row["error"] is None else None
-        attempts = case.may_be_asked
         if row["error"] not in (case.error, case.or_error or case.error) or size != case.size:
             wrong.append((it.url, case.error, row["error"], row["error_detail"], size))
-        # To find out that it may not be asked for is an attempt, too.
-        if not min(attempts.start, 1) <= row["attempts"] <= max(attempts.stop - 1, 1):
-            wrong.append((it.url, attempts, row["attempts"]))
+        if row["attempts"] not in case.may_tell:
+            wrong.append((it.url, case, row["attempts"]))
         assert (row["image"] is None) == (row["image_id"] is None) == (row["error"] is not None)
         assert (row["error_detail"] is None) == (row["error"] is None)
     assert not wrong
@@ -132,7 +141,7 @@ def test_robots_txt_is_asked_for_once_a_host(chaos: Chaos) -> None:
     }
     again = {f"robots-txt-{kind}" for kind in ("500", "500-once", "reset", "silent", "drip")}
     assert {name for name, count in asked if count > 1} == again
-    assert {count for name, count in asked if name in again} == {1 + RETRIES}
+    assert {count for name, count in asked if name in again - {"robots-txt-reset"}} == {1 + RETRIES}
     assert {count for name, count in asked if name not in again} == {1}
 
 
@@ -159,7 +168,7 @@ def test_a_later_run_asks_for_what_may_have_changed(tmp_path: Path) -> None:
         kinds = [
             replace(case, copies=1)
             for case in cases(_forbidden_hosts(web)[0].port)
-            if ErrorCode.TIMEOUT not in (case.error, case.or_error) and case.name != "slow-once"
+            if case.error != ErrorCode.TIMEOUT and case.name != "slow-once" and case.host != "alone"
         ]
         plan = Plan(web, authority, kinds, len(kinds))
         before: dict[str, dict[str, Any]] = {}
@@ -184,8 +193,40 @@ def test_a_later_run_asks_for_what_may_have_changed(tmp_path: Path) -> None:
     assert asked[1] == set()
     assert {by_name[name].error for name in asked[2]} <= TRANSIENT
     assert asked[2] == {name for name in asked[0] if by_name[name].error in TRANSIENT}
-    assert asked[3] == asked[0]
+    scheme = {name for name in asked[0] if by_name[name].error == ErrorCode.UNSUPPORTED_SCHEME}
+    assert asked[3] - scheme == asked[0] - scheme  # of schemes: below
     (etag,) = (it.url for it in plan.planned if it.case.name == "etag")
     assert rows[etag]["image"] == before[etag]["image"]
     assert rows[etag]["fetched_at"] > before[etag]["fetched_at"]
     assert run.report["rows_not_modified"] == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="an unsupported scheme is for good (again.py), wherever it was found",
+)
+def test_a_redirect_to_an_unsupported_scheme_may_lead_elsewhere_another_day(tmp_path: Path) -> None:
+    case = Case(
+        "redirect-to-file", ErrorCode.UNSUPPORTED_SCHEME, (redirect("file:///x"), kept(PLAIN[0])), copies=1
+    )
+    with Web() as web:
+        plan = Plan(web, Authority(tmp_path), [case], 1)
+        first, second = (
+            isolated.run(tmp_path, plan.rows(), SETTINGS | settings).rows[0]["error"]
+            for settings in ({}, MUCH_LATER)
+        )
+    assert (first, second) == (case.error, None)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="aiohttp asks once more by itself, at once, when a connection breaks",
+)
+def test_what_breaks_is_asked_no_more_often_than_the_retries_say(tmp_path: Path) -> None:
+    with Web() as web:
+        plan = Plan(web, Authority(tmp_path), [BREAKS], 20)
+        run = isolated.run(tmp_path, plan.rows(), SETTINGS, plan.names)
+        assert {row["attempts"] for row in run.rows if row["error"]} == {1 + RETRIES}
+        assert {it.asked for it in plan.planned if it.case is BREAKS} == {1 + RETRIES}

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import gzip
 import io
+import itertools
 import re
 import socket
 import ssl
@@ -14,18 +15,21 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sd_assets.download import codec
+from sd_assets.download import codec, stream
 from sd_assets.download import downloader as module
+from sd_assets.download.addresses import AddressPolicy
 from sd_assets.download.answer import opted_out, retry_after
 from sd_assets.download.codes import TRANSIENT, FetchError
 from sd_assets.download.downloader import Downloader, Request
 from sd_assets.download.finish import Download, as_it_came
+from sd_assets.download.limits import new_event_loop
 from sd_assets.download.session import PolicyResolver
 from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
@@ -77,6 +81,39 @@ def test_an_image_arrives_resized_and_described(server: Server, jpeg: bytes) -> 
     assert sent["user-agent"] == "ours/1 (+mailto:us@x.org)"
     assert sent["accept-encoding"] == "identity"
     assert "cookie" not in sent
+
+
+@pytest.mark.parametrize(
+    ("contact", "sent"),
+    [
+        (None, "ours/1"),
+        ("us@example.org", "ours/1 (+mailto:us@example.org)"),
+        ("mailto:us@example.org", "ours/1 (+mailto:us@example.org)"),
+        ("https://example.org/bot", "ours/1 (+https://example.org/bot)"),
+    ],
+)
+def test_the_contact_goes_with_the_user_agent(
+    server: Server, jpeg: bytes, contact: str | None, sent: str
+) -> None:
+    server.paths["/a"] = answer(body=jpeg)
+    assert get(server, "/a", user_agent="ours/1", contact=contact)[0].error is None
+    assert server.headers["/a"]["user-agent"] == server.headers["/robots.txt"]["user-agent"] == sent
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("contact", "us", "is no contact: write a mail address"),
+        ("contact", "us@example.org\r\nX: y", "is no contact"),
+        ("contact", "", "is no contact"),
+        ("user_agent", "ours/1\r\nX: y", "can be no User-Agent"),
+        ("user_agent", " ", "can be no User-Agent"),
+        ("user_agent", "ünser/1", "can be no User-Agent"),
+    ],
+)
+def test_who_asks_must_fit_a_header(field: str, value: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        DownloadSettings(**{field: value})
 
 
 def test_an_image_may_be_kept_as_it_came(server: Server, jpeg: bytes) -> None:
@@ -232,6 +269,56 @@ def test_the_back_off_grows_with_jitter_and_has_bounds() -> None:
     assert module.wait_before_next(FetchError(E.RATE_LIMITED, "", retry_after=31), 1) is None
 
 
+# --- what is known already ---------------------------------------------------------------------------------------
+
+
+def ask(request: Request, **settings: Any) -> Download:
+    options = {"allow_addresses": ("127.0.0.1",), "retries": 0, **settings}
+    with Downloader(DownloadSettings(**options)) as downloader:
+        return downloader.submit(request).result()
+
+
+def test_an_image_that_is_at_hand_is_asked_for_conditionally(server: Server, jpeg: bytes) -> None:
+    date = "Mon, 01 Jan 2024 00:00:00 GMT"
+    server.paths["/a"] = answer("304 Not Modified", length=None, ETag='"2"')
+    server.paths["/moved"] = answer("302 Found", Location="/a")
+    row = ask(Request(server.url("/a"), etag='"1"', last_modified=date))
+    assert (row.not_modified, row.error, row.image, row.image_id, row.attempts) == (True, None, None, None, 1)
+    assert (row.http_status, row.etag, row.original_bytes) == (304, '"2"', None)
+    sent = server.headers["/a"]
+    assert (sent["if-none-match"], sent["if-modified-since"]) == ('"1"', date)
+    row = ask(Request(server.url("/moved"), etag='"1"'))
+    assert (row.not_modified, row.redirected_to) == (True, server.url("/a"))
+    assert "if-modified-since" not in server.headers["/a"]
+    # Nobody asked whether it was modified, or could: what is in no header is no condition.
+    for etag in (None, "", 'x"\r\nHost: y', "é"):
+        row = ask(Request(server.url("/a"), etag=etag))
+        assert (row.not_modified, row.error) == (False, E.UNEXPECTED_STATUS)
+        assert "if-none-match" not in server.headers["/a"]
+
+
+def test_an_image_that_has_changed_comes_and_one_that_is_withdrawn_does_not(
+    server: Server, jpeg: bytes
+) -> None:
+    server.paths["/a"] = answer(body=jpeg, ETag='"2"')
+    row = ask(Request(server.url("/a"), etag='"1"'))
+    assert (row.not_modified, row.error, row.image_id, row.etag) == (False, None, image_id(jpeg), '"2"')
+    server.paths["/a"] = answer("304 Not Modified", length=None, X_Robots_Tag="noai")
+    row = ask(Request(server.url("/a"), etag='"1"'))
+    assert (row.not_modified, row.error) == (False, E.OPTED_OUT)
+
+
+def test_the_hash_of_the_corpus_is_verified(server: Server, jpeg: bytes) -> None:
+    server.paths |= {"/a": answer(body=jpeg), "/page": answer(body=b"<html>")}
+    assert ask(Request(server.url("/a"), sha256=image_id(jpeg).upper())).error is None
+    row = ask(Request(server.url("/a"), sha256="0" * 64), retries=1)
+    assert (row.error, row.attempts, row.image, row.image_id) == (E.HASH_MISMATCH, 1, None, None)
+    assert row.error_detail == f"the sha256 is {image_id(jpeg)[:12]}..., the corpus has 000000000000..."
+    assert (row.format, row.original_width, row.original_bytes) == ("jpeg", 96, len(jpeg))
+    assert E.HASH_MISMATCH not in TRANSIENT
+    assert ask(Request(server.url("/page"), sha256="0" * 64)).error == E.NOT_AN_IMAGE
+
+
 # --- slow, endless, broken ---------------------------------------------------------------------------------------
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
@@ -340,6 +427,40 @@ def test_what_is_not_http_is_an_invalid_response(server: Server, parts: list[byt
     assert row.error_detail and "\n" not in row.error_detail
 
 
+def endless(head: bytes, part: bytes) -> Any:
+    async def behave(writer: asyncio.StreamWriter, _: dict[str, str]) -> None:
+        writer.write(head)
+        while True:
+            writer.write(part)
+            await writer.drain()
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("head", "part", "code"),
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 1_000, E.INVALID_RESPONSE),
+        (b"HTTP/1.1 200 OK\r\n", b"".join(b"X%d: y\r\n" % n for n in range(1_000)), E.INVALID_RESPONSE),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65_536, E.INVALID_RESPONSE),
+        (b"HTTP/1.1 200 ", b"x" * 65_536, E.INVALID_RESPONSE),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 1_000, E.INVALID_RESPONSE),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;", b"x" * 65_536, E.TIMEOUT),
+        (b"", b"\r\n" * 10_000, E.TIMEOUT),
+    ],
+    ids=["interim", "headers", "header", "reason", "trailers", "chunk-extension", "blank-lines"],
+)
+def test_what_is_around_the_body_is_bounded(
+    server: Server, head: bytes, part: bytes, code: ErrorCode
+) -> None:
+    resource = pytest.importorskip("resource")
+    server.paths["/a"] = endless(head, part)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (row,) = get(server, "/a", timeout_s=1)
+    assert row.error == code
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+
+
 # --- redirects, addresses ----------------------------------------------------------------------------------------
 
 
@@ -423,6 +544,40 @@ def test_a_name_is_connected_to_at_the_address_that_was_checked(
     assert [row.error for row in rows] == [None, None, E.ADDRESS_FORBIDDEN]
     assert sorted(lookups) == sorted(hosts)  # asked once each: nobody resolves a name behind the check
     assert rows[2].error_detail == "bad.test: 10.0.0.1 is private"
+
+
+def test_the_address_is_judged_once_more_where_it_is_connected_to(
+    server: Server, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the resolver says: here one that permits everything."""
+
+    async def careless(self: Any, host: str, port: int = 0, **_: Any) -> list[Any]:
+        found = {"hostname": host, "host": "127.0.0.1", "port": port, "proto": 6, "flags": 0}
+        return [found | {"family": socket.AF_INET}]
+
+    monkeypatch.setattr(PolicyResolver, "resolve", careless)
+    server.paths["/"] = answer(body=jpeg)
+    url = server.url("/", "rebinding.test")
+    (row,) = get(server, url, allow_addresses=())
+    assert (row.error, row.error_detail) == (E.ADDRESS_FORBIDDEN, "127.0.0.1 is loopback")
+    assert not server.requests
+    assert get(server, url)[0].error is None
+
+
+def test_public_addresses_have_few_ports(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lookup(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    server.paths["/moved"] = answer("302 Found", Location="http://93.184.216.34:6379/")
+    rows = get(server, "http://93.184.216.34:22/", "http://name.test:8080/", "/moved")
+    assert [row.error for row in rows] == [E.ADDRESS_FORBIDDEN] * 3
+    assert rows[1].error_detail == "name.test: port 8080 of 93.184.216.34 is none of `ports` (80, 443)"
+    policy = AddressPolicy(("10.0.0.1:8000", "10.0.0.2"), ports=(8080,))
+    assert policy.refusal("93.184.216.34", 8080) is policy.refusal("10.0.0.1", 8000) is None
+    assert policy.refusal("10.0.0.2", 1234) is None
+    assert policy.refusal("93.184.216.34", 80) is not None
+    assert policy.refusal("64:ff9b::93.184.216.34", 80) is not None
 
 
 @pytest.mark.parametrize(
@@ -645,6 +800,58 @@ def test_closing_ends_what_is_in_flight_and_every_thread(server: Server) -> None
     with pytest.raises(RuntimeError, match="closed"):
         all_of(downloader)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("make_loop", [new_event_loop, asyncio.new_event_loop])
+def test_every_event_loop_will_do(
+    server: Server, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, make_loop: Any
+) -> None:
+    monkeypatch.setattr(module, "new_event_loop", make_loop)
+    server.paths = {f"/{number}": answer(body=jpeg) for number in range(300)}
+    rows = get(server, *server.paths, server.url("/0", "localhost"), "http://nx.invalid/")
+    assert [row.error for row in rows] == [None] * 301 + [E.DNS_ERROR]
+
+
+def test_no_more_is_taken_than_the_window_holds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_WINDOW", 100)
+    server.paths["/slow"] = raw(30.0)
+    taken = itertools.count()
+    requests = ((number, Request(server.url("/slow"))) for number in taken)  # without end
+    settings = DownloadSettings(
+        allow_addresses=("127.0.0.1",), timeout_s=0.3, retries=0, connections=4, host_failures=None
+    )
+    with Downloader(settings) as downloader:
+        results = downloader.stream(requests)
+        for number in range(1, 20):
+            assert next(results)[1].error == E.TIMEOUT
+            assert next(taken) <= 100 + 2 * number
+        results.close()
+        assert list(downloader.stream([])) == []
+
+
+def test_to_close_a_stream_is_to_cancel_its_rest_only(server: Server, jpeg: bytes) -> None:
+    server.paths |= {"/fast": answer(body=jpeg), "/slow": raw(30.0)}
+    slow = (("slow", Request(server.url("/slow"))) for _ in range(50))
+    settings = DownloadSettings(allow_addresses=("127.0.0.1",), timeout_s=30, connections_per_host=4)
+    with Downloader(settings) as downloader:
+        results = downloader.stream(itertools.chain([("fast", Request(server.url("/fast")))], slow))
+        assert next(results)[0] == "fast"
+        other = downloader.submit(Request(server.url("/fast")))
+        results.close()
+        assert other.result(5).error is None
+        # Whatever the slow ones had is free again.
+        assert {row.error for row in all_of(downloader, *[server.url("/fast")] * 50)} == {None}
+
+
+def test_an_error_of_the_input_is_the_consumers(server: Server) -> None:
+    def requests() -> Iterator[tuple[int, Request]]:
+        yield 0, Request("nonsense")
+        raise OSError("the list ended early")
+
+    with Downloader(DownloadSettings()) as downloader:
+        with pytest.raises(OSError, match="the list ended early"):
+            list(downloader.stream(requests()))
+        assert all_of(downloader, "nonsense")[0].error == E.INVALID_URL
 
 
 # --- one odd row must not stop the others ------------------------------------------------------------------------

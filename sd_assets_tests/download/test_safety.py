@@ -147,6 +147,7 @@ def test_public_addresses_are_connected_to_at_listed_ports_only(reached: Reached
 
 @pytest.mark.xfail(
     strict=True,
+    raises=AssertionError,
     reason="aiohttp gives a connection out again without looking at what came since (TCPConnector._get, should_close)",
 )
 def test_what_a_server_sends_unasked_is_no_answer_to_the_next_request(server: Server) -> None:

@@ -138,6 +138,7 @@ class Project:
             "download": {
                 "allow_addresses": ["127.0.0.1"],
                 "retries": 0,
+                "robots_txt": False,
                 "image_size": 32,
                 "image_format": "png",
             },

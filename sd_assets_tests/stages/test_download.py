@@ -18,6 +18,7 @@ from sd_assets.schemas import RETRIEVED_IMAGE_URLS, image_id, text_id
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages import download
 from sd_assets.stages.download import DownloadStage
+from sd_assets.stages.stage import Work
 from sd_assets.storage import staging
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
@@ -407,6 +408,33 @@ def test_an_image_of_another_size_is_no_answer(downloads: Downloads, clock: Cloc
     row = downloads.run(**FRESH, image_size=8)["/a"]
     assert (row["error"], row["width"], row["http_status"]) == (None, 8, 200)
     assert "if-none-match" not in downloads.server.headers["/a"]
+    assert counted(downloads) == (0, 0, 0)
+
+
+def test_what_an_unfinished_run_has_asked_again_is_taken_over(
+    downloads: Downloads, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(downloads, "/a", "/b")
+    downloads.server.paths["/a"] = tagged(picture(0), '"one"')
+    first = downloads.run(**FRESH)
+    clock.later(days=30)
+    downloads.server.paths["/b"] = answer("404 Not Found")
+    whole = DownloadStage.run
+
+    def dying(stage: DownloadStage, *arguments: Any) -> Iterator[Work]:
+        yield from whole(stage, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DownloadStage, "run", dying)
+        downloads.run(**FRESH)
+    assert downloads.server.requests == {"/a": 1, "/b": 1}
+    at = clock.now
+    clock.later(hours=1)
+    rows = downloads.run(**FRESH)
+    assert not downloads.server.requests
+    assert rows["/a"] == {**first["/a"], "fetched_at": at}
+    assert (rows["/b"]["error"], rows["/b"]["image"]) == ("not_found", None)
     assert counted(downloads) == (0, 0, 0)
 
 

@@ -25,7 +25,7 @@ from sd_assets_tests.download.misbehaving import Behaviour, Server, answer
 from sd_assets_tests.sources.conftest import picture
 from sd_assets_tests.tables import table_of
 
-URLS = 600
+URLS = 480
 KILLS = 20
 KILLS_IN_A_ROW = 2
 CONNECTIONS = 16

@@ -2,9 +2,9 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,9 +12,9 @@ import pytest
 from sd_assets.compute.local import run_stage
 from sd_assets.schemas import SEED_IMAGES
 from sd_assets.stages.stage import rows_of
-from sd_assets.storage import shards, staging
+from sd_assets.storage import staging
 from sd_assets.storage.files import LocalFiles
-from sd_assets.storage.shards import MAX_ROW_GROUP_BYTES, ShardFile, take_rows
+from sd_assets.storage.shards import MAX_ROW_GROUP_BYTES, ShardFile, ShardRows, take_rows
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.toy import ToyStage, toy_input
 
@@ -66,6 +66,9 @@ def test_rows_come_in_the_order_asked_for(order: str) -> None:
     elif order == "a few":
         wanted = np.array([69, 3, 3, 31, 32])
     assert take_rows(pa.BufferReader(data), wanted).equals(rows.take(pa.array(wanted)))
+    assert (
+        ShardRows(lambda _: pa.BufferReader(data), [0, 70]).take(wanted).equals(rows.take(pa.array(wanted)))
+    )
 
 
 def test_rows_of_unfinished_work_are_put_together_a_few_at_a_time_and_in_order(
@@ -73,16 +76,16 @@ def test_rows_of_unfinished_work_are_put_together_a_few_at_a_time_and_in_order(
 ) -> None:
     gathered: list[int] = []
 
-    def gather(*arguments: Any) -> pa.Table:
-        rows = shards.gather(*arguments)
-        gathered.append(len(rows))
-        return rows
+    class Noted(ShardRows):
+        def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+            gathered.append(len(rows))
+            return super().take(rows)
 
     numbers = list(range(300))
     random.Random(0).shuffle(numbers)
     store = TableStore(LocalFiles(tmp_path))
     monkeypatch.setattr(staging, "FLUSH_SECONDS", 0.0)  # a shard of work in progress a batch
-    monkeypatch.setattr(staging, "gather", gather)
+    monkeypatch.setattr(staging, "ShardRows", Noted)
     monkeypatch.setattr(staging, "GATHER_BYTES", 600)
     area = store.area("toy", "p")
     run_stage(ToyStage(), toy_input(numbers), area, "run", lambda line: None).commit()
@@ -90,3 +93,24 @@ def test_rows_of_unfinished_work_are_put_together_a_few_at_a_time_and_in_order(
     assert names == [f"n{number}" for number in numbers]
     assert sum(gathered) == 300
     assert max(gathered) < 12
+
+
+@pytest.mark.parametrize("held_bytes", [0, 20_000, 1_000_000])
+def test_rows_of_many_shards_are_read_about_once(held_bytes: int) -> None:
+    rows = images(300, 100)
+    # Every third row lies in the same shard, in order: as what came in turns from three places.
+    data = [encoded(rows.take(pa.array(range(start, 300, 3))), 100, []) for start in range(3)]
+    opened: list[int] = []
+
+    def open_shard(number: int) -> pa.NativeFile:
+        opened.append(number)
+        return pa.BufferReader(data[number])
+
+    found = ShardRows(open_shard, [0, 100, 200, 300], ["image"], held_bytes)
+    wanted = np.array([100 * (number % 3) + number // 3 for number in range(300)])
+    pieces = [found.take(wanted[start : start + 7]) for start in range(0, 300, 7)]
+    assert pa.concat_tables(pieces).combine_chunks().equals(rows.select(["image"]).combine_chunks())
+    groups = pq.read_metadata(pa.BufferReader(data[0])).num_row_groups
+    assert groups > 3
+    # Once for what it says of itself, and once a row group, if so much may be held.
+    assert (len(opened) == 3 + 3 * groups) is (held_bytes > 0)
