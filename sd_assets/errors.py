@@ -37,12 +37,12 @@ class ErrorCode(StrEnum):
     CONNECTION_FAILED = "connection_failed"  # refused, or reset before an answer
     TLS_ERROR = "tls_error"  # the certificate or the handshake failed
     TIMEOUT = "timeout"  # the deadline of the image passed
-    HOST_UNAVAILABLE = "host_unavailable"  # not asked: the host failed `host_failures` times in a row in this run
+    HOST_UNAVAILABLE = "host_unavailable"  # not asked: the host failed `host_failures` times in a row
     INVALID_RESPONSE = "invalid_response"  # the answer is not HTTP, or its coding is broken
     # Download: the answer.
     NOT_FOUND = "not_found"  # 404, 410
     ACCESS_DENIED = "access_denied"  # 401, 402, 403, 407, 451
-    RATE_LIMITED = "rate_limited"  # 429; or not asked: the host wants to be left alone for longer than a run waits
+    RATE_LIMITED = "rate_limited"  # 429; or not asked, as the host wants to be left alone
     CLIENT_ERROR = "client_error"  # any other 4xx
     SERVER_ERROR = "server_error"  # 5xx
     UNEXPECTED_STATUS = "unexpected_status"  # neither success, redirect nor error: 1xx, 204, 304 ...
@@ -50,7 +50,7 @@ class ErrorCode(StrEnum):
     INVALID_REDIRECT = "invalid_redirect"  # a redirect that names no place to go
     TOO_LARGE = "too_large"  # more bytes than `max_bytes`
     INCOMPLETE = "incomplete"  # the connection closed before the whole body came
-    OPTED_OUT = "opted_out"  # X-Robots-Tag: noai, noimageai, noindex or noimageindex; or robots.txt disallows it
+    OPTED_OUT = "opted_out"  # X-Robots-Tag: noai, noimageai, noindex, noimageindex; or robots.txt
     HASH_MISMATCH = "hash_mismatch"  # the bytes are not those whose sha256 the corpus has
 
     # Of the catalogue.

@@ -10,8 +10,8 @@ from sd_assets.download.codes import TRANSIENT
 from sd_assets.errors import ErrorCode
 from sd_assets.settings import DownloadSettings
 
-# The URL itself is wrong: it fails until it is another one.
-_FOR_GOOD = frozenset({ErrorCode.INVALID_URL, ErrorCode.UNSUPPORTED_SCHEME})
+# The URL itself is wrong: it fails until it is another one. (A scheme may be one that a redirect led to.)
+_FOR_GOOD = frozenset({ErrorCode.INVALID_URL})
 # Whoever has the image does not offer it any more: one that was had before is not kept. Any other failure says nothing of
 # what was wanted: a page in its place, a server that does not work.
 WITHDRAWN = frozenset({ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.OPTED_OUT, ErrorCode.BLOCKED})

@@ -53,6 +53,7 @@ class Hosts:
         self.room = room
         self._free = settings.connections
         self._per_host = settings.connections_per_host
+        self._most_at_once = min(settings.connections, settings.connections_per_host)
         self._most_failures = settings.host_failures
         self._hosts: dict[str, _Host] = {}
         self._failures: dict[tuple[str, int], int] = {}  # in a row, by host and port
@@ -68,7 +69,8 @@ class Hosts:
                 host.busy += 1
                 host.in_a_row -= 1
                 left = len(host.waiting) if len(self._next) == 1 else min(len(host.waiting), host.in_a_row)
-                place.set_result(left >= host.busy)
+                # Those that come next have new connections, until there are as many as may be; then they use these again.
+                place.set_result(left >= self._most_at_once)
             if not host.waiting or host.busy >= self._per_host:
                 self._next.popleft()
                 host.listed = False

@@ -100,18 +100,18 @@ class _Connection(ResponseHandler):
     """Takes a few interim answers (1xx) before the answer itself (aiohttp would queue as many as come), and tells an old
     connection that breaks from a new one."""
 
+    answered = False
     _interim = 0
-    _answered = False
 
     async def read(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
         try:
             message, payload = await super().read()
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if self._answered:
+            if self.answered:
                 raise StaleConnectionError from error
             raise
         if not 100 <= message.code < 200:
-            self._interim, self._answered = 0, True
+            self._interim, self.answered = 0, True
             return message, payload
         self._interim += 1
         if self._interim > _MAX_INTERIM:
@@ -122,9 +122,23 @@ class _Connection(ResponseHandler):
 
 
 class _Connector(aiohttp.TCPConnector):
+    """Closes the connections that a request says are to be closed, whatever the server does; and those on which something
+    came that nobody had asked for: it would be taken for the answer to the next request."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = functools.partial(_Connection, loop=self._loop)  # type: ignore[assignment]
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if not (isinstance(protocol, _Connection) and protocol.answered and protocol.should_close):
+                break
+            connection.close()
+        if protocol is not None and req.headers.get("Connection") == "close":
+            protocol.force_close()
+        return connection
 
 
 class _NoCookies(aiohttp.DummyCookieJar):

@@ -35,7 +35,7 @@ def due_after(asked: Asked, settings: DownloadSettings = SETTINGS) -> timedelta 
 def test_every_code_is_transient_permanent_or_for_good(code: ErrorCode) -> None:
     since = failing_since(code, NOW, None)
     assert (since == NOW) is (code in TRANSIENT)
-    wanted = None if code in ("invalid_url", "unsupported_scheme") else 6 * HOUR if since else 40 * DAY
+    wanted = None if code == "invalid_url" else 6 * HOUR if since else 40 * DAY
     assert due_after(Asked(NOW, code, since)) == wanted
 
 

@@ -193,19 +193,13 @@ def test_a_later_run_asks_for_what_may_have_changed(tmp_path: Path) -> None:
     assert asked[1] == set()
     assert {by_name[name].error for name in asked[2]} <= TRANSIENT
     assert asked[2] == {name for name in asked[0] if by_name[name].error in TRANSIENT}
-    scheme = {name for name in asked[0] if by_name[name].error == ErrorCode.UNSUPPORTED_SCHEME}
-    assert asked[3] - scheme == asked[0] - scheme  # of schemes: below
+    assert asked[3] == asked[0]
     (etag,) = (it.url for it in plan.planned if it.case.name == "etag")
     assert rows[etag]["image"] == before[etag]["image"]
     assert rows[etag]["fetched_at"] > before[etag]["fetched_at"]
     assert run.report["rows_not_modified"] == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="an unsupported scheme is for good (again.py), wherever it was found",
-)
 def test_a_redirect_to_an_unsupported_scheme_may_lead_elsewhere_another_day(tmp_path: Path) -> None:
     case = Case(
         "redirect-to-file", ErrorCode.UNSUPPORTED_SCHEME, (redirect("file:///x"), kept(PLAIN[0])), copies=1
@@ -219,11 +213,6 @@ def test_a_redirect_to_an_unsupported_scheme_may_lead_elsewhere_another_day(tmp_
     assert (first, second) == (case.error, None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="aiohttp asks once more by itself, at once, when a connection breaks",
-)
 def test_what_breaks_is_asked_no_more_often_than_the_retries_say(tmp_path: Path) -> None:
     with Web() as web:
         plan = Plan(web, Authority(tmp_path), [BREAKS], 20)

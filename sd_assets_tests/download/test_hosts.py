@@ -250,3 +250,34 @@ def test_a_connection_that_was_closed_while_it_was_kept_costs_no_attempt(jpeg: b
         rows = fetched([server.url(f"/{number}") for number in range(40)], connections_per_host=1)
         assert {(row.error, row.attempts) for _, row in rows} == {(None, 1)}
         assert server.requests  # there were such connections
+
+
+def test_connections_to_very_many_hosts_are_not_all_kept(
+    jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is an open file, of which a process may have 1,024, often."""
+
+    class Lasting(Server):
+        opened = most = 0
+
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.opened += 1
+            self.most = max(self.most, self.opened)
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg)
+            writer.close()
+            self.opened -= 1
+
+    def lookup(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    server = Lasting()
+    with server:
+        urls = [server.url(f"/{number}", f"host{number % 300}.test") for number in range(900)]
+        rows = fetched(urls, connections=10)
+        assert {row.error for _, row in rows} == {None}
+        # Some of which it has not noticed yet that the client closed them.
+        assert server.most <= 30

@@ -145,11 +145,6 @@ def test_public_addresses_are_connected_to_at_listed_ports_only(reached: Reached
     assert ("1.1.1.1", 8080) in reached.run.connected
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="aiohttp gives a connection out again without looking at what came since (TCPConnector._get, should_close)",
-)
 def test_what_a_server_sends_unasked_is_no_answer_to_the_next_request(server: Server) -> None:
     """A connection that stays open, and on which a second answer comes before a second request."""
     forged = saved(photo(9), "JPEG")
