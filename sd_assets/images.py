@@ -287,7 +287,8 @@ def _to_rgb(image: Image.Image, picture: Picture) -> Image.Image:
         rgb = ImageChops.invert(rgb)
     if profile:
         rgb = _to_srgb(rgb, profile)
-    rgb = rgb.convert("RGB") if rgb.mode != "RGB" else rgb.copy() if rgb is image else rgb
+    # Not the file itself, which would hold its bytes; its pixels are taken over, as large ones are better not copied.
+    rgb = rgb.convert("RGB") if rgb.mode != "RGB" else Image.Image()._new(image.im) if rgb is image else rgb
     if picture.covered is None:
         return rgb
     whole = Image.new("RGB", image.size, "white")
