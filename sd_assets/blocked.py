@@ -239,7 +239,7 @@ def normal_url(text: str) -> str | None:
         if url.scheme not in ("http", "https") or host is None:
             return None
         return f"{url.with_host(host).origin()}{url.raw_path_qs}"
-    except ValueError:
+    except (ValueError, IndexError):  # yarl, of `http://[::1]@/`
         return None
 
 

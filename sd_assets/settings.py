@@ -143,9 +143,8 @@ class UrlsSource(Settings):
 
     Of the entry's `download:` holds what says how to fetch (timeout_s, retries, max_bytes, max_redirects, connections,
     user_agent, allow_addresses), and nothing that judges sizes or resizes. An image that came is not asked for again.
-    A failure that may pass (a timeout, a server error) is tried again by the next run; any other by the first run after
-    `download.retry_failed_after_h` (0: by the next one), or after an edit of max_bytes or allow_addresses. An image is
-    asked for anew under a new URL only; a `#` and anything behind it makes one.
+    Failures are asked for again by the ages of `download:`, and after an edit of max_bytes, ports or allow_addresses. An image
+    is asked for anew under a new URL only; a `#` and anything behind it makes one.
 
     Attributes:
         path: a .csv or .tsv file with a header, a .parquet file, or a .txt file with one URL a line.
@@ -304,15 +303,15 @@ class DownloadSettings(Settings):
         timeout_s: seconds for one attempt, from connecting to the last byte.
         retries: further attempts after a failure that may pass.
         retry_failed_after_h: hours after which a later run tries again what failed in a way that may pass.
-        give_up_after_d: days after the first failure of a URL. If an attempt fails so late, it was the last one.
+        give_up_after_d: days after the first failure of a URL. If an attempt fails so late, the failure counts as permanent.
         retry_permanent_after_d: days after which a later run asks again for what failed otherwise, or was given up.
         refetch_after_d: days after which a later run asks whether an image has changed (by ETag and Last-Modified,
             where the server gave them); null: never.
         max_redirects: redirects followed, at most.
         connections: images in flight at once.
         connections_per_host: of these, from one host.
-        host_failures: failures in a row (no connection, no answer in time) after which a host is left alone for the rest of the
-            run; null: never.
+        host_failures: failures in a row (no connection, or no whole answer in time) after which a host is left alone for the
+            rest of the run; null: never. A time-out after redirects that used up more than half of the time does not count.
         user_agent: how the downloader introduces itself; robots.txt and X-Robots-Tag may name what stands before its `/`.
         contact: a mail address or a URL for those who run the servers; sent with the user_agent.
         robots_txt: whether a host's robots.txt is obeyed.

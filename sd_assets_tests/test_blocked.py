@@ -247,3 +247,7 @@ def test_long_lists_and_tables() -> None:
 def test_texts_in_json() -> None:
     value = json.loads('{"a": ["b", {"c": 1, "d": null}], "e": "f"}')
     assert list(texts_in(value)) == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_what_no_parser_takes_is_no_url() -> None:
+    assert normal_url("http://[::1]@/") is None

@@ -10,6 +10,8 @@ HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _CORE, _V5 = 12, 124
 _RLE8, _RLE4 = b"\1\0\0\0", b"\2\0\0\0"
 _END_OF_ROW, _END, _SKIP = 0, 1, 2  # what a run of no pixels means
+# Runs that are walked, at most: a second's work. A picture of a million pixels that is made of runs at all has a tenth.
+_MAX_RUNS = 1_000_000
 _EMBEDDED = b"DEBM"  # the kind of colour space that is a profile in the file
 
 
@@ -68,7 +70,9 @@ def _rows(data: bytes, at: int, halves: bool, width: int, height: int, stride: i
     """The rows, each of `stride` bytes, of which the runs that begin at `at` tell; `halves`: two pixels a byte."""
     rows = bytearray(stride * height)
     x = y = 0
-    while y < height:
+    for _ in range(_MAX_RUNS):
+        if y >= height:
+            break
         number, what = data[at], data[at + 1]
         at += 2
         if number:
@@ -96,6 +100,8 @@ def _rows(data: bytes, at: int, halves: bool, width: int, height: int, stride: i
         x += len(run)
         if x == width and y == height - 1:
             break  # not all writers end the picture
+    else:
+        raise corrupt("bmp", f"more than {_MAX_RUNS:,} runs")
     return rows
 
 

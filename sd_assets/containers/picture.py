@@ -12,6 +12,7 @@ MAX_METADATA = 4 * 1024 * 1024
 # Segments, chunks or blocks that are walked in search of the picture, at most: real files have tens, those with
 # metadata in many pieces hundreds.
 MAX_PARTS = 10_000
+_SIDES_END = 2**31  # pixels
 
 T = TypeVar("T")
 Box = tuple[int, int, int, int]
@@ -43,6 +44,11 @@ class Picture:
     head: bytes | None = None
     covered: Box | None = None
     depth: int = 8
+
+    def __post_init__(self) -> None:
+        # What no table of ours could tell, and no decoder could do.
+        if not (0 < self.width < _SIDES_END and 0 < self.height < _SIDES_END):
+            raise corrupt(self.format, f"{self.width} x {self.height} pixels")
 
     def bare(self) -> bytes:
         """The file that a decoder is to be given: the picture and what belongs to it, without metadata.

@@ -26,8 +26,6 @@ def read(data: bytes) -> Picture:
     if name != b"IHDR" or stop - start != 25 or not _sound(data, start, stop):
         raise corrupt("png", "no sound IHDR")
     width, height, depth, colour, *methods = struct.unpack_from(">IIBBBBB", data, start + 8)
-    if not 0 < width < 2**31 or not 0 < height < 2**31:
-        raise corrupt("png", f"{width} x {height} pixels")
     if depth not in _DEPTHS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1:
         raise corrupt("png", f"unknown kind of pixels: {depth} bits, colour type {colour}, methods {methods}")
     found = {b"IHDR": (start, stop)}

@@ -36,6 +36,7 @@ _OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _VALUED_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _LONGEST_RETRY_AFTER_S = 366 * 86_400.0
 _PIECE = 65_536  # bytes that compressed data unfolds to at a time
+_SLICE = 4_096  # bytes that are unfolded at a time: of what is left the decoder makes a copy, after each piece and member
 
 # Waits until there is room for so many bytes, beyond those of `FREE_BYTES`.
 Reserve = Callable[[int], Awaitable[None]]
@@ -207,15 +208,30 @@ class _Inflater:
 
     def __init__(self) -> None:
         self._decoder: Any = None
+        self._members = False  # whether another one may follow
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        if self._decoder is None and chunk:
-            # "deflate" comes with zlib's header or, from some servers, without: its first byte tells.
-            headed = chunk[0] == 0x1F or chunk[0] & 0x0F == 8
-            self._decoder = zlib.decompressobj(32 + zlib.MAX_WBITS if headed else -zlib.MAX_WBITS)
-        while chunk and not self._decoder.eof:
-            yield self._decoder.decompress(chunk, _PIECE)
-            chunk = self._decoder.unconsumed_tail
+        for start in range(0, len(chunk), _SLICE):
+            yield from self._unfolded(chunk[start : start + _SLICE])
+
+    def _unfolded(self, data: bytes) -> Iterator[bytes]:
+        full = False  # the last piece: the decoder may hold more of it, and need no more data
+        while data or full:
+            if self._decoder is None:
+                # "deflate" comes with zlib's header or, from some servers, without: its first byte tells.
+                self._members = data[0] == 0x1F
+                headed = self._members or data[0] & 0x0F == 8
+                self._decoder = zlib.decompressobj(32 + zlib.MAX_WBITS if headed else -zlib.MAX_WBITS)
+            elif self._decoder.eof:
+                # gzip is one member after the other (RFC 1952, 2.2). What else comes after the end means nothing.
+                self._members = self._members and data[0] == 0x1F
+                if not self._members:
+                    return
+                self._decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            piece = self._decoder.decompress(data, _PIECE)
+            yield piece
+            full = len(piece) == _PIECE and not self._decoder.eof
+            data = self._decoder.unused_data or self._decoder.unconsumed_tail
 
     @property
     def complete(self) -> bool:

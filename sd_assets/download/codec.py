@@ -55,16 +55,15 @@ def resized_pixels(data: bytes, info: images.ImageInfo, settings: DownloadSettin
     if info.format == "jpeg":
         picture = images.read_picture(data)
         scaled = scaled_size(picture.width, picture.height, size, mode, only_if_bigger)
-        decoded = _jpeg(picture, scaled)
-        if decoded is not None and scaled is None:
-            return _as_shown(decoded, picture)
-        if decoded is not None and scaled is not None:
-            return framed(_as_shown(scale(decoded, scaled), picture), size, mode)
+        decoded = _jpeg(picture, scaled, settings.image_format)
+        if decoded is not None:
+            shown = _as_shown(decoded if scaled is None else scale(decoded, scaled), picture)
+            return shown if scaled is None else framed(shown, size, mode)
     image = images.decode_rgb(data, max_pixels=settings.max_pixels)
     return resize(np.asarray(image), size, mode, only_if_bigger)
 
 
-def _jpeg(picture: Picture, scaled: tuple[int, int] | None) -> Pixels | None:
+def _jpeg(picture: Picture, scaled: tuple[int, int] | None, becomes: images.EncodedFormat) -> Pixels | None:
     """Its pixels as they are stored, perhaps fewer of them; None if Pillow has to see to it.
 
     That is: CMYK, whose profile has to be applied before anything else, and what is damaged, of which Pillow knows what to pass.
@@ -79,8 +78,8 @@ def _jpeg(picture: Picture, scaled: tuple[int, int] | None) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(
             bare,
             "RGB",
-            # Every colour sample is shown as a block of 2 x 2 pixels, which become less than one again anyway.
-            fastupsample=ratio >= 1,
+            # A colour sample as a block of 2 x 2 pixels: they become one pixel, or one sample of a JPEG, again.
+            fastupsample=ratio >= (1 if becomes == "jpg" else 2),
             min_height=-(-height // by) if by > 1 else 0,
             min_width=-(-width // by) if by > 1 else 0,
             buffer=_memory(3 * -(-height // by) * -(-width // by)),

@@ -64,7 +64,7 @@ class Downloader:
         self._make = make or resized
         self._blocked = blocked
         allow_open_files(settings.connections)
-        self._room = Room(max(_ROOM_BYTES, settings.max_bytes), lambda: self._hosts.give_turns())
+        self._room = Room(max(_ROOM_BYTES, settings.max_bytes))
         self._hosts = Hosts(settings, self._room)
         # What makes images gives up the interpreter's lock while it decodes, resizes and encodes.
         self._codec = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "sd-assets-codec")
@@ -75,7 +75,8 @@ class Downloader:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         self._streams: set[Stream[Any, Request]] = set()  # of the loop's thread
-        self._closing = threading.Lock()
+        # A stream that nobody holds any more may be collected, and so closed, while its thread has the lock.
+        self._closing = threading.RLock()
         self._closed = False
 
     async def _open(self) -> None:
@@ -119,9 +120,12 @@ class Downloader:
                 yield from bunch
 
     def bunches(
-        self, requests: Iterable[tuple[T, Request]], idle_s: float | None
+        self, requests: Iterable[tuple[T, Request | Download]], idle_s: float | None
     ) -> Generator[list[tuple[T, Download]], None, None]:
-        """`stream`, some at a time: those that were done together; none where nothing was for `idle_s` seconds."""
+        """`stream`, some at a time: those that were done together; none where nothing was for `idle_s` seconds.
+
+        Where there is a Download instead of a request, that is handed out as it is.
+        """
         stream = Stream[T, Request](self._one_held, self._room, self._call)
         self._call(self._streams.add, stream)
         try:
@@ -248,8 +252,10 @@ class Downloader:
             try:
                 return await attempt(number), made + 1, _now()
             except FetchError as error:
+                if not error.asked and failure is not None:
+                    return failure, made, ended
                 if not error.asked:
-                    return failure or error, made, ended if failure else _now()
+                    return error, 0, _now()
                 failure, made, ended = error, made + error.attempts, _now()
             wait = wait_before_next(failure, number)
             if wait is None or number > self._settings.retries:

@@ -31,6 +31,8 @@ from sd_assets.errors import ErrorCode, SdAssetsError
 from sd_assets.settings import DownloadSettings
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Of an attempt's time: a host that had less of it left, after slow redirects, is not to blame if it was too little.
+_FAIR_SHARE = 0.5
 _TOO_MANY_FILES = "too many files are open: every connection is one; raise the limit (`ulimit -n`) or lower `download.connections`"
 
 T = TypeVar("T")
@@ -45,7 +47,10 @@ class _Attempt:
     Attributes:
         flight: its turn, and its room in memory.
         left_s: seconds until its deadline; waiting for a turn or for room is none of them.
-        headers: of every request.
+        conditions: headers for `source`.
+        source: the URL that gave the image that is at hand; another one would be asked whether it still has what it never
+            had, and may say that it has.
+        conditional: whether the last request had the conditions.
         status: of the last answer.
         broken: what ended its connection.
         seen: the URLs that were asked for.
@@ -53,7 +58,9 @@ class _Attempt:
 
     flight: Flight
     left_s: float
-    headers: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
+    source: URL | None = None
+    conditional: bool = False
     status: int | None = None
     broken: BaseException | None = None
     seen: set[URL] = field(default_factory=set)
@@ -92,13 +99,13 @@ class Fetcher:
         Raises:
             FetchError: with any of the download codes, or EMPTY.
         """
-        headers = _conditions(request)
-        attempt = _Attempt(flight, self._settings.timeout_s, headers)
+        url = checked_url(request.url, self._policy)
+        source = url if request.redirected_to is None else _parsed_or_none(request.redirected_to)
+        attempt = _Attempt(flight, self._settings.timeout_s, _conditions(request), source)
 
         async def read(response: aiohttp.ClientResponse, reserve: Reserve) -> Answer:
-            return await read_image(response, self._settings, reserve, conditional=bool(headers))
+            return await read_image(response, self._settings, reserve, conditional=attempt.conditional)
 
-        url = checked_url(request.url, self._policy)
         answer, last = await self._follow(url, attempt, read, self._settings.max_redirects, self._robots)
         return replace(answer, redirected_to=str(last)) if len(attempt.seen) > 1 else answer
 
@@ -134,15 +141,20 @@ class Fetcher:
                 if attempt.status is not None:  # it was asked for, and led to a place that is not
                     error.status, error.asked = attempt.status, True
                 raise
+            in_a_hurry = attempt.left_s < self._settings.timeout_s * _FAIR_SHARE
             try:
                 done, found = await self._ask(url, attempt, read)
             except FetchError as error:
-                flight.leave(error)
+                if not (in_a_hurry and error.code == ErrorCode.TIMEOUT):
+                    flight.leave(error)
                 raise
-            flight.leave()
             if found is None:
                 assert done is not None
+                flight.leave()
                 return done, url
+            # To send us on to itself is no answer yet: a host that then gave none would never be left alone.
+            if (_host(found), found.port) != (_host(url), url.port):
+                flight.leave()
             flight.end()
             url = found
             if url in attempt.seen:
@@ -178,7 +190,10 @@ class Fetcher:
     async def _ask_in_time(
         self, url: URL, attempt: _Attempt, read: _Read[T], deadline: asyncio.Timeout
     ) -> tuple[T | None, URL | None]:
-        headers = attempt.headers if attempt.flight.keep else {**attempt.headers, "Connection": "close"}
+        attempt.conditional = bool(attempt.conditions) and url == attempt.source
+        headers = dict(attempt.conditions) if attempt.conditional else {}
+        if not attempt.flight.keep:
+            headers["Connection"] = "close"
         response = await _request(self._session, url, headers, attempt.status)
         async with response:
             attempt.status = response.status
@@ -217,9 +232,7 @@ def checked_url(text: str, policy: AddressPolicy) -> URL:
         FetchError: INVALID_URL, UNSUPPORTED_SCHEME, ADDRESS_FORBIDDEN.
     """
     try:
-        # Names and passwords that somebody left in a link are not ours to send.
-        url = URL(text.strip())
-        url = url.with_user(None) if url.raw_user is not None else url
+        url = _parsed(text)
     except ValueError as error:
         raise FetchError(ErrorCode.INVALID_URL, str(error)) from error
     if not url.scheme:
@@ -243,13 +256,33 @@ def checked_url(text: str, policy: AddressPolicy) -> URL:
     return url
 
 
+def _parsed(text: str) -> URL:
+    """`text` as a URL, without the name and the password that somebody left in it: they are not ours to send.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        url = URL(text.strip())
+    except IndexError as error:  # yarl's, at `http://[::1]@/`
+        raise ValueError("it has no host") from error
+    return url if url.raw_user is None and url.raw_password is None else url.with_user(None)
+
+
+def _parsed_or_none(text: str) -> URL | None:
+    try:
+        return _parsed(text)
+    except ValueError:
+        return None
+
+
 def _redirect(url: URL, response: aiohttp.ClientResponse, policy: AddressPolicy) -> URL:
     status = response.status
     location = response.headers.get("Location", "").strip()
     if not location:
         raise FetchError(ErrorCode.INVALID_REDIRECT, f"status {status} without a Location", status=status)
     try:
-        named = URL(location)
+        named = _parsed(location)
         if named.scheme in ("http", "https") and not named.raw_host:
             raise ValueError("it has no host")
         target = url.join(named)

@@ -46,11 +46,12 @@ class Hosts:
 
     Args:
         settings: `connections`, `connections_per_host`, `host_failures`.
-        room: of the images in memory; while there is none, nobody has a turn.
+        room: of the images in memory; while there is none, nobody has a turn, and as soon as there is, turns are given.
     """
 
     def __init__(self, settings: DownloadSettings, room: Room) -> None:
         self.room = room
+        room.available = self.give_turns
         self._free = settings.connections
         self._per_host = settings.connections_per_host
         self._most_at_once = min(settings.connections, settings.connections_per_host)
@@ -79,7 +80,7 @@ class Hosts:
                 host.in_a_row = _IN_A_ROW * self._per_host
                 self._next.rotate(-1)
 
-    async def _turn(self, name: str, port: int) -> tuple[_Host, bool]:
+    async def turn(self, name: str, port: int) -> tuple[_Host, bool]:
         """Waits for a turn; also whether the connection should be kept for the next one."""
         host = self._hosts.get(name)
         if host is None:
@@ -96,8 +97,8 @@ class Hosts:
             return host, await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._leave(host)
-                self._end()
+                self.leave(host)
+                self.end()
             raise
 
     def _list(self, host: _Host, *, first: bool = False) -> None:
@@ -116,12 +117,14 @@ class Hosts:
             host.listed = False
             self._next.remove(host)
 
-    def _leave(self, host: _Host) -> None:
+    def leave(self, host: _Host) -> None:
+        """The host's connection is free."""
         host.busy -= 1
         self._list(host, first=True)
         self._forget(host)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """What came is in flight no more."""
         self._free += 1
         self.give_turns()
 
@@ -131,11 +134,13 @@ class Hosts:
 
     # --- what became of a turn -----------------------------------------------------------------------------------
 
-    def _answered(self, host: _Host, port: int) -> None:
+    def answered(self, host: _Host, port: int) -> None:
+        """Somebody is there, and ends his answers."""
         self._failures.pop((host.name, port), None)
         host.patience = min(host.patience + 1, _PATIENCE_S)
 
-    def _failed(self, host: _Host, port: int) -> None:
+    def failed(self, host: _Host, port: int) -> None:
+        """Once more, nobody did."""
         if self._most_failures is None:
             return
         self._failures[host.name, port] = self._failures.get((host.name, port), 0) + 1
@@ -144,7 +149,7 @@ class Hosts:
         if self._refusal(host, port) is not None:
             self._send_away(host)
 
-    def _hold_off(self, host: _Host, port: int, seconds: float, why: str) -> None:
+    def hold_off(self, host: _Host, port: int, seconds: float, why: str) -> None:
         """The host asked to be left alone for so many seconds."""
         self._failures.pop((host.name, port), None)
         loop = asyncio.get_running_loop()
@@ -221,7 +226,7 @@ class Flight:
         Raises:
             FetchError: HOST_UNAVAILABLE or RATE_LIMITED: the host is left alone.
         """
-        self._host, self.keep = await self._hosts._turn(host, port)
+        self._host, self.keep = await self._hosts.turn(host, port)
         self._port, self._counts = port, True
 
     async def reserve(self, size: int, deadline: asyncio.Timeout) -> None:
@@ -243,21 +248,21 @@ class Flight:
         if host is None:
             return
         if error is not None and error.code in NO_ANSWER:
-            self._hosts._failed(host, self._port)
+            self._hosts.failed(host, self._port)
         elif error is not None and error.status in (429, 503) and error.retry_after is not None:
-            self._hosts._hold_off(host, self._port, error.retry_after, error.detail)
+            self._hosts.hold_off(host, self._port, error.retry_after, error.detail)
         else:
-            self._hosts._answered(host, self._port)
-        self._hosts._leave(host)
+            self._hosts.answered(host, self._port)
+        self._hosts.leave(host)
 
     def end(self) -> None:
         """Nothing is in flight any more. Without `leave`, that says nothing of the host."""
         reserved, self._reserved = self._reserved, 0
         counts, self._counts = self._counts, False
         if self._host is not None:
-            self._hosts._leave(self._host)
+            self._hosts.leave(self._host)
             self._host = None
         if reserved:
             self._hosts.room.give(reserved)
         if counts:
-            self._hosts._end()
+            self._hosts.end()

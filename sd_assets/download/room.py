@@ -15,13 +15,15 @@ class Room:
 
     Args:
         size: bytes.
+
+    Attributes:
         available: called when there is room again after there was none.
     """
 
-    def __init__(self, size: int, available: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, size: int) -> None:
+        self.available: Callable[[], None] = lambda: None
         self._size = size
         self._held = 0
-        self._available = available
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     @property
@@ -40,11 +42,12 @@ class Room:
         try:
             await place
         except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-                self.give(0)
-            else:  # it was given at the same moment
+            if place.done() and not place.cancelled():  # it was given at the same moment
                 self.give(size)
+            else:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                self.give(0)  # those behind may have waited for this one only
             raise
 
     def add(self, size: int) -> None:
@@ -60,4 +63,4 @@ class Room:
                 self._held += wanted
                 place.set_result(None)
         if not self.full:
-            self._available()
+            self.available()

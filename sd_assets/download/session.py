@@ -1,7 +1,6 @@
 """The HTTP session that all fetches share: which addresses it may connect to, and how it introduces itself."""
 
 import asyncio
-import concurrent.futures
 import functools
 import re
 import socket
@@ -14,12 +13,13 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import RawResponseMessage
 
 from sd_assets.download.addresses import AddressPolicy
+from sd_assets.download.lookups import Lookups
 from sd_assets.settings import DownloadSettings
 
 _MAX_HEADER_LINE = 32_768  # bytes; real sites send policies of more than aiohttp's 8 KiB
 _MAX_HEADERS = 256
 _MAX_INTERIM = 16
-# A name whose servers do not answer occupies a thread for half a minute, long after its deadline.
+# A name whose servers do not answer occupies a thread long after its deadline.
 _RESOLVERS = 256
 _READ_BUFFER = 65_536  # bytes; a connection holds twice as much, at most, of what is not read yet
 
@@ -42,8 +42,7 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
         # Not the event loop's own way: uvloop's has four threads, which few dead name servers would occupy.
-        self._threads = concurrent.futures.ThreadPoolExecutor(_RESOLVERS, "sd-assets-resolver")
-        self._under_way: set[concurrent.futures.Future[Any]] = set()
+        self._lookups = Lookups(_RESOLVERS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -52,7 +51,7 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
         if host.rstrip(".").lower().rpartition(".")[2] == "invalid":
             raise socket.gaierror(socket.EAI_NONAME, "the name is reserved never to exist (RFC 6761)")
         try:
-            found = await asyncio.wrap_future(self._look_up(host, port, family))
+            found = await asyncio.wrap_future(self._lookups.find(host, port, family))
         except UnicodeError as error:  # a label that is empty or too long
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
         permitted: list[aiohttp.abc.ResolveResult] = []
@@ -76,19 +75,9 @@ class PolicyResolver(aiohttp.abc.AbstractResolver):
             raise AddressForbiddenError(f"{host}: {'; '.join(refusals)}")
         return permitted
 
-    def _look_up(
-        self, host: str, port: int, family: socket.AddressFamily
-    ) -> "concurrent.futures.Future[list[Any]]":
-        future = self._threads.submit(
-            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        )
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
-        return future
-
     async def close(self) -> None:
         """End the threads. A name that is being resolved cannot be given up, but nobody waits for it."""
-        self._threads.shutdown(wait=not self._under_way, cancel_futures=True)
+        self._lookups.close()
 
 
 class StaleConnectionError(aiohttp.ServerDisconnectedError):

@@ -43,17 +43,26 @@ class Stream(Generic[Key, Job]):
         self._held = 0  # bytes of the room
 
     def results(
-        self, jobs: Iterable[tuple[Key, Job]], idle_s: float | None
+        self, jobs: Iterable[tuple[Key, Job | Download]], idle_s: float | None
     ) -> Generator[list[tuple[Key, Download]], None, None]:
-        """What became of each job, as they are done, some at a time; none where nothing is for `idle_s` seconds."""
+        """What became of each job, as they are done, some at a time; none where nothing is for `idle_s` seconds.
+
+        Where there is a Download instead of a job, that is what became of it.
+        """
         left, exhausted = iter(jobs), False
         out = 0  # jobs that were taken, and not handed out
         ready: deque[tuple[Key, Download]] = deque()
         while True:
             if not exhausted and out < _WINDOW:
-                begin = list(islice(left, min(_BUNCH, _WINDOW - out)))
-                exhausted = not begin
-                out += len(begin)
+                taken = list(islice(left, min(_BUNCH, _WINDOW - out)))
+                exhausted = not taken
+                out += len(taken)
+                begin: list[tuple[Key, Job]] = []
+                for key, job in taken:
+                    if isinstance(job, Download):
+                        ready.append((key, job))
+                    else:
+                        begin.append((key, job))
                 self._call(self._begin, begin)
             if not out:
                 return

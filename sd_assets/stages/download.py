@@ -41,7 +41,7 @@ _ROWS_TOGETHER = 64
 _BYTES_TOGETHER = 4 * 1024 * 1024
 _SECONDS_TOGETHER = 0.5
 # Of a stored image, what a conditional request needs.
-_CONDITIONS = ("error", "etag", "last_modified")
+_CONDITIONS = ("error", "etag", "last_modified", "redirected_to")
 _SHA256 = "^[0-9a-f]{64}$"
 
 
@@ -149,7 +149,7 @@ class DownloadStage(Stage):
         assert self._downloader is not None
         came: list[tuple[_Query, Download]] = []
         size, since = 0, time.monotonic()
-        requests = self._requests(missing, refused, came)
+        requests = self._requests(missing, refused)
         with closing(self._downloader.bunches(requests, _SECONDS_TOGETHER)) as bunches:
             for bunch in bunches:
                 came += bunch
@@ -166,9 +166,9 @@ class DownloadStage(Stage):
             self._downloader.close()
 
     def _requests(
-        self, missing: Iterator[Work], refused: Refused, came: "list[tuple[_Query, Download]]"
-    ) -> Iterator[tuple[_Query, Request]]:
-        """What is asked for; what gave something blocked before is not, and has come already."""
+        self, missing: Iterator[Work], refused: Refused
+    ) -> "Iterator[tuple[_Query, Request | Download]]":
+        """What is asked for; what gave something blocked before is not: what becomes of it is known."""
         for work in missing:
             all_stored = refused(work.works, _CONDITIONS)
             for row, key, digest in zip(work.rows.to_pylist(), work.keys, work.works, strict=True):
@@ -178,10 +178,11 @@ class DownloadStage(Stage):
                 query = _Query(key, digest, row["url_id"], url, has_image=image is not None)
                 entries = self._blocked_by.get(query.url_id)
                 if entries is not None:
-                    came.append((query, _was_blocked(entries)))
+                    yield query, _was_blocked(entries)
                 elif image is not None:
                     self._refetched += 1
-                    yield query, Request(url, sha256, image["etag"], image["last_modified"])
+                    conditions = (image[name] for name in ("etag", "last_modified", "redirected_to"))
+                    yield query, Request(url, sha256, *conditions)
                 else:
                     before = self._failing.get(query.url_id)
                     failed = before is not None and before.error is not None
@@ -207,9 +208,12 @@ class DownloadStage(Stage):
         if since is None and self._listed_given_up:
             self._listed_given_up.discard(query.url_id)
         if image is not None:
-            self._not_modified += answer.not_modified
             asked = {"fetched_at": answer.fetched_at, "attempts": answer.attempts, "failing_since": since}
-            return {**image, **asked, "etag": answer.etag or image["etag"]}
+            if answer.not_modified:  # any other answer's conditions are of what it sent, not of the image
+                self._not_modified += 1
+                asked["etag"] = answer.etag or image["etag"]
+                asked["last_modified"] = answer.last_modified or image["last_modified"]
+            return {**image, **asked}
         row = {**vars(answer), "url_id": query.url_id, "url": query.url, "failing_since": since}
         if self._blocked.text(answer.error_detail):
             row["error_detail"] = BLANKED

@@ -117,6 +117,8 @@ class Staging:
         self._by_work: dict[bytes, int] = {}
         # The same of those that the judge refused.
         self._refused: dict[bytes, int] = {}
+        # By columns, what `refused` reads them with; made when it is first asked: by then those rows' numbers are final.
+        self._refused_rows: dict[tuple[str, ...] | None, ShardRows] = {}
         self._own: list[Shard] = []
         # Added rows that no shard holds yet.
         self._held: list[pa.RecordBatch] = []
@@ -182,6 +184,8 @@ class Staging:
     ) -> dict[bytes, dict[str, Any]]:
         """Of these work keys the rows at hand that the judge refused, as far as there are any; read here.
 
+        Some of what was read last is held: they are asked for a few at a time, and about in the order of the table.
+
         Args:
             works: of new rows.
             columns: None: all.
@@ -189,7 +193,10 @@ class Staging:
         found = [work for work in works if work in self._refused]
         if not found:
             return {}
-        rows = self._rows(columns).take(np.array([self._refused[work] for work in found]))
+        names = None if columns is None else tuple(columns)
+        if names not in self._refused_rows:
+            self._refused_rows[names] = self._rows(names)
+        rows = self._refused_rows[names].take(np.array([self._refused[work] for work in found]))
         return dict(zip(found, rows.to_pylist(), strict=True))
 
     def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
@@ -282,6 +289,7 @@ class Staging:
             TableError: a row that was placed has not been added, or the counts do not add up.
         """
         self._flush()
+        self._refused_rows.clear()  # what it holds; as much is held again below
         plan = bytes(self._plan)
         works = (plan[start : start + DIGEST_BYTES] for start in range(0, len(plan), DIGEST_BYTES))
         positions = np.fromiter((self._by_work[work] for work in works), np.int64)
@@ -291,7 +299,7 @@ class Staging:
                 f"table {self._schema.name}: the stage answered nothing for {missing} of {len(positions)} rows"
             )
         planned = (np.concatenate(self._indices) if self._indices else np.empty(0, ROW))[positions]
-        at_hand = self._rows(held_bytes=HELD_BYTES)
+        at_hand = self._rows()
         shards = []
         for start, end in self._cuts(planned):
             gathered = partial(self._gathered, planned[start:end], positions[start:end], at_hand)
@@ -432,10 +440,10 @@ class Staging:
             ends.append(len(planned))
         return list(zip([0, *ends], ends, strict=False))
 
-    def _rows(self, columns: Sequence[str] | None = None, held_bytes: int = 0) -> ShardRows:
+    def _rows(self, columns: Sequence[str] | None = None) -> ShardRows:
         """The rows at hand, by their numbers."""
         return ShardRows(
-            lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, held_bytes
+            lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, HELD_BYTES
         )
 
     def _gathered(self, index: RowIndex, positions: npt.NDArray[np.int64], at_hand: ShardRows) -> ShardFile:

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from sd_assets.containers import bmp as bmp_container
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import ImageInfo, decode_rgb, inspect
 from sd_assets_tests.containers import crafted
@@ -473,3 +474,27 @@ TEN_BITS = base64.b64decode(
     "EEQAYOKVRyo4T36vj4CN+MLb+JEFp0zKwu+dIdlejABsPtaIHIJ59Q/+FzVNxpskFH0FnTjdiXn1fWAiW8WgeLQS/0dpTT/Q3eD8"
     "0+VcT5iQD98Bbv0s"
 )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        crafted.tiff(4_000_000_000, 1, {}),
+        crafted.tiff(1, 2**31, {}),
+        crafted.bmp(1, -(2**31), 24, b"\0" * 16),
+    ],
+    ids=["wide", "high", "upside down"],
+)
+def test_sides_that_no_table_could_tell_are_damage(data: bytes) -> None:
+    with pytest.raises(RowError, match=r"corrupt_image: .* pixels"):
+        inspect(data)
+
+
+def test_runs_that_draw_nothing_are_not_walked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bmp_container, "_MAX_RUNS", 100)
+    palette = [(0, 0, 0)] * 256
+    drawn = b"\x10\7\0\0" * 16  # 16 rows of one run each
+    assert decode_rgb(crafted.bmp(16, 16, 8, drawn, palette=palette, compression=1)).size == (16, 16)
+    for runs in (b"\xff\7" * 200, b"\0\2\0\0" * 200):
+        with pytest.raises(RowError, match="more than 100 runs"):
+            decode_rgb(crafted.bmp(16, 16, 8, runs, palette=palette, compression=1))

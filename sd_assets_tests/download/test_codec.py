@@ -130,3 +130,13 @@ def test_large_images_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> N
     first = ours(data, 200, "border")
     assert not hasattr(codec._kept, "memory")
     assert (ours(data, 200, "border") == first).all()
+
+
+@pytest.mark.parametrize("mode", ["no", "keep_ratio"])
+def test_colours_are_as_fine_as_the_format_that_is_written(mode: ResizeMode) -> None:
+    """A PNG keeps every pixel's colour, so the fast way to spread a JPEG's colours will not do."""
+    data = jpeg(chelsea())
+    whole = np.asarray(images.decode_rgb(data))
+    fine = ours(data, 300, mode, image_format="png")
+    assert fine.shape == whole.shape
+    assert decibels(fine, whole) > 55

@@ -25,7 +25,7 @@ from PIL import Image
 from sd_assets.download import codec, stream
 from sd_assets.download import downloader as module
 from sd_assets.download.addresses import AddressPolicy
-from sd_assets.download.answer import opted_out, retry_after
+from sd_assets.download.answer import _Inflater, opted_out, retry_after
 from sd_assets.download.codes import TRANSIENT, FetchError
 from sd_assets.download.downloader import Downloader, Request
 from sd_assets.download.finish import Download, as_it_came
@@ -174,6 +174,34 @@ def test_a_compressed_answer_is_unpacked_though_none_was_asked_for(
     assert (row.error, row.original_bytes) == (None, len(jpeg))
 
 
+@pytest.mark.parametrize("behind", [b"", bytes(1_000), b"\0" + gzip.compress(b"more")])
+def test_gzip_may_have_several_members(server: Server, jpeg: bytes, behind: bytes) -> None:
+    half = len(jpeg) // 2
+    members = [gzip.compress(part) for part in (jpeg[:half], b"", jpeg[half:])]
+    body = b"".join(members)
+    server.paths["/a"] = answer(body=body + behind, Content_Encoding="gzip")
+    # However the bytes come, the first one of a member on its own included.
+    pieces = (body[: len(members[0])], 0.05, body[len(members[0]) :][:1], 0.05, body[len(members[0]) + 1 :])
+    server.paths["/b"] = raw(HEAD + b"Content-Encoding: gzip\r\n\r\n", *pieces, behind)
+    server.paths["/short"] = answer(body=body[:-9], Content_Encoding="gzip")
+    *rows, short = get(server, "/a", "/b", "/short")
+    assert [(row.error, row.image_id) for row in rows] == [(None, image_id(jpeg))] * 2
+    assert short.error == E.INCOMPLETE
+    size = len(jpeg)
+    (row,) = get(server, "/a", max_bytes=max(len(body), size) - 1)
+    assert row.error == E.TOO_LARGE
+
+
+def test_what_unfolds_to_just_a_piece_and_a_little_is_whole() -> None:
+    """The decoder has taken all of it, and holds some of what it unfolds to."""
+    for size in range(65_536, 65_536 + 300):
+        inflater = _Inflater()
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = packer.compress(bytes(size)) + packer.flush()
+        assert sum(map(len, inflater.pieces(packed))) == size
+        assert inflater.complete
+
+
 def test_cookies_are_not_kept_and_the_environments_proxy_is_not_used(
     server: Server, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,14 +315,35 @@ def test_an_image_that_is_at_hand_is_asked_for_conditionally(server: Server, jpe
     assert (row.http_status, row.etag, row.original_bytes) == (304, '"2"', None)
     sent = server.headers["/a"]
     assert (sent["if-none-match"], sent["if-modified-since"]) == ('"1"', date)
-    row = ask(Request(server.url("/moved"), etag='"1"'))
+    row = ask(Request(server.url("/moved"), etag='"1"', redirected_to=server.url("/a")))
     assert (row.not_modified, row.redirected_to) == (True, server.url("/a"))
+    assert "if-none-match" not in server.headers["/moved"]
     assert "if-modified-since" not in server.headers["/a"]
     # Nobody asked whether it was modified, or could: what is in no header is no condition.
     for etag in (None, "", 'x"\r\nHost: y', "é"):
         row = ask(Request(server.url("/a"), etag=etag))
         assert (row.not_modified, row.error) == (False, E.UNEXPECTED_STATUS)
         assert "if-none-match" not in server.headers["/a"]
+
+
+@pytest.mark.parametrize("redirected_to", [None, "/elsewhere", "http://[::1]@/"])
+def test_only_the_url_that_gave_the_image_is_asked_whether_it_changed(
+    server: Server, jpeg: bytes, redirected_to: str | None
+) -> None:
+    """Any other one may say of an older image that it has not changed since."""
+
+    async def older(writer: asyncio.StreamWriter, headers: dict[str, str]) -> None:
+        since = "if-modified-since" in headers or "if-none-match" in headers
+        await (answer("304 Not Modified", length=None) if since else answer(body=jpeg))(writer, headers)
+
+    server.paths |= {"/moved": answer("302 Found", Location="/a"), "/a": older}
+    date = "Mon, 01 Jan 2024 00:00:00 GMT"
+    if redirected_to == "/elsewhere":
+        redirected_to = server.url(redirected_to)
+    request = Request(server.url("/moved"), etag='"1"', last_modified=date, redirected_to=redirected_to)
+    row = ask(request)
+    assert (row.not_modified, row.error, row.image_id) == (False, None, image_id(jpeg))
+    assert ("if-none-match" in server.headers["/moved"]) == (redirected_to is None)
 
 
 def test_an_image_that_has_changed_comes_and_one_that_is_withdrawn_does_not(
@@ -480,6 +529,7 @@ def test_what_is_around_the_body_is_bounded(
         ("", E.INVALID_REDIRECT),
         ("http://", E.INVALID_REDIRECT),
         ("http://[::1", E.INVALID_REDIRECT),
+        ("http://[::1]@/", E.INVALID_REDIRECT),
         ("http://999.1.1.1/", E.INVALID_REDIRECT),
         ("/a", E.TOO_MANY_REDIRECTS),
     ],
@@ -590,6 +640,7 @@ def test_public_addresses_have_few_ports(server: Server, monkeypatch: pytest.Mon
         ("http:///photo.jpg", E.INVALID_URL),
         ("http://host:99999/", E.INVALID_URL),
         ("http://[::1/", E.INVALID_URL),
+        ("http://[::1]@/", E.INVALID_URL),
         ("http://a b/", E.INVALID_URL),
         ("http://1.2.3.4%00/", E.INVALID_URL),
         ("http://1.2.3.4.5/", E.INVALID_URL),
@@ -843,6 +894,38 @@ def test_to_close_a_stream_is_to_cancel_its_rest_only(server: Server, jpeg: byte
         assert {row.error for row in all_of(downloader, *[server.url("/fast")] * 50)} == {None}
 
 
+def test_a_stream_may_be_collected_while_its_thread_hands_something_over() -> None:
+    """Which any allocation may bring about; in a process of its own, as it would hang for ever."""
+    script = """
+import gc
+from sd_assets.download.downloader import Downloader, Request
+from sd_assets.settings import DownloadSettings
+
+class Loop:
+    def __init__(self, loop):
+        self._loop = loop
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+    def call_soon_threadsafe(self, *arguments):
+        gc.collect()
+        return self._loop.call_soon_threadsafe(*arguments)
+
+gc.disable()
+downloader = Downloader(DownloadSettings(robots_txt=False))
+stream = downloader.stream((number, Request("nonsense")) for number in range(3))
+next(stream)
+cycle = [stream]
+cycle.append(cycle)
+del stream, cycle
+downloader._loop = Loop(downloader._loop)
+downloader.submit(Request("nonsense"))
+downloader.close()
+print("closed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    assert done.stdout == "closed\n", done.stderr
+
+
 def test_an_error_of_the_input_is_the_consumers(server: Server) -> None:
     def requests() -> Iterator[tuple[int, Request]]:
         yield 0, Request("nonsense")
@@ -874,7 +957,7 @@ def test_bytes_that_are_no_text_can_be_stored(server: Server, jpeg: bytes, head:
     rows_of(DOWNLOADED_IMAGES, [dataclasses.asdict(row)])
 
 
-@pytest.mark.parametrize("user", ["a%3Ab:c@", "日:x@", "me:secret@"])
+@pytest.mark.parametrize("user", ["a%3Ab:c@", "日:x@", "me:secret@", ":secret@"])
 def test_credentials_in_a_url_are_not_sent(server: Server, jpeg: bytes, user: str) -> None:
     server.paths["/a"] = answer(body=jpeg)
     (row,) = get(server, f"http://{user}127.0.0.1:{server.port}/a")

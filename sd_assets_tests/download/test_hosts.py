@@ -135,6 +135,20 @@ def test_turns_go_round_and_none_is_lost() -> None:
     assert not turns._next
 
 
+def test_a_turn_is_given_as_soon_as_there_is_room() -> None:
+    async def run() -> None:
+        room = Room(10)
+        turns = Hosts(settings(), room)
+        room.add(10)
+        waiting = asyncio.create_task(Flight(turns).turn("h", 80))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        room.give(1)
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(run())
+
+
 # --- Retry-After -------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +242,32 @@ def test_any_answer_between_failures_shows_that_somebody_is_there(server: Server
     server.paths |= {f"/{number}": answer("500 Oops") for number in range(0, 30, 2)}
     rows = fetched(urls, host_failures=2, connections_per_host=1)
     assert collections.Counter(row.error for _, row in rows) == {E.CONNECTION_FAILED: 15, E.SERVER_ERROR: 15}
+
+
+def test_who_is_left_little_time_by_slow_redirects_is_not_to_blame(server: Server, other: Server) -> None:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {other.url('/', '127.0.0.2')}\r\nContent-Length: 0\r\n\r\n"
+    urls = urls_of(server, 6, raw(1.0, head.encode()))
+    other.paths["/"] = raw(1.0, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    with Downloader(settings(timeout_s=1.5, host_failures=1)) as running:
+        rows = [row for _, row in running.stream((url, Request(url)) for url in urls)]
+        assert {(row.error, row.http_status) for row in rows} == {(E.TIMEOUT, 302)}
+        for host in (server.url("/none"), other.url("/none", "127.0.0.2")):
+            assert running.submit(Request(host)).result().error == E.NOT_FOUND
+
+
+def test_who_redirects_to_himself_and_never_answers_there_does_not_answer(server: Server) -> None:
+    server.paths |= {"/": answer("302 Found", Location="/never"), "/never": raw(30.0)}
+    with Downloader(settings(timeout_s=0.6, host_failures=2)) as running:
+        codes = [running.submit(Request(server.url("/"))).result().error for _ in range(8)]
+    assert codes[0] == E.TIMEOUT
+    assert codes[-1] == E.HOST_UNAVAILABLE
+
+
+def test_an_answer_that_is_complete_excuses_those_that_were_not(server: Server) -> None:
+    urls = urls_of(server, 12, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", 30.0))
+    server.paths |= {f"/{number}": answer("404 Not Found") for number in range(0, 12, 2)}
+    rows = fetched(urls, timeout_s=0.2, host_failures=2, connections_per_host=1)
+    assert collections.Counter(row.error for _, row in rows) == {E.TIMEOUT: 6, E.NOT_FOUND: 6}
 
 
 def test_hosts_need_not_be_given_up(server: Server) -> None:

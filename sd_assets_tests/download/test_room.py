@@ -24,7 +24,8 @@ def test_room_is_given_in_turn_and_whole() -> None:
 
     async def run() -> None:
         freed: list[bool] = []
-        room = Room(10, lambda: freed.append(True))
+        room = Room(10)
+        room.available = lambda: freed.append(True)
         await take(room, "a", 6)
         tasks = [asyncio.create_task(take(room, name, size)) for name, size in (("b", 5), ("c", 1), ("d", 9))]
         await asyncio.sleep(0)
@@ -57,6 +58,24 @@ def test_who_is_cancelled_as_he_is_given_room_gives_it_back() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await room.take(10)
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_who_is_cancelled_before_he_is_given_room_gives_none_back() -> None:
+    """As it is when a stream is closed: its tasks are cancelled, and at once what it held is given back."""
+
+    async def run() -> None:
+        room = Room(10)
+        await room.take(9)
+        tasks = [asyncio.create_task(room.take(5)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        room.give(9)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await room.take(10)
+        assert room.full  # of exactly these
 
     asyncio.run(asyncio.wait_for(run(), 5))
 

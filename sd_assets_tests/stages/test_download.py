@@ -14,11 +14,11 @@ import pytest
 from sd_assets.blocked import Blocked
 from sd_assets.compute.local import run_stage
 from sd_assets.download import downloader
-from sd_assets.schemas import RETRIEVED_IMAGE_URLS, image_id, text_id
+from sd_assets.schemas import DOWNLOADED_IMAGES, RETRIEVED_IMAGE_URLS, image_id, text_id
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages import download
 from sd_assets.stages.download import DownloadStage
-from sd_assets.stages.stage import Work
+from sd_assets.stages.stage import Work, rows_of
 from sd_assets.storage import staging
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
@@ -399,6 +399,50 @@ def test_an_image_whose_place_gives_something_else_stays(downloads: Downloads, c
     assert not downloads.server.requests
 
 
+@pytest.mark.parametrize("what", ["another format", "another hash"])
+def test_the_conditions_of_what_was_refused_are_not_those_of_the_image_that_stays(
+    downloads: Downloads, clock: Clock, what: str
+) -> None:
+    serve(downloads, "/a")
+    dated = "Mon, 01 Jan 2024 00:00:00 GMT"
+    downloads.server.paths["/a"] = answer(body=picture(0), ETag='"photo"', Last_Modified=dated)
+    if what == "another hash":
+        downloads.hashes[downloads.urls[0]] = image_id(picture(0))
+    first = downloads.run(**FRESH)["/a"]
+    clock.later(days=30)
+    body = picture(1) if what == "another hash" else b"<html>this domain is for sale"
+    later = "Mon, 01 Jan 2027 00:00:00 GMT"
+    downloads.server.paths["/a"] = answer(body=body, ETag='"other"', Last_Modified=later)
+    assert downloads.run(**FRESH)["/a"] == {**first, "fetched_at": clock.now}
+    # So it is asked for by its own, and what has not changed since may have others.
+    clock.later(days=30)
+    downloads.server.paths["/a"] = answer("304 Not Modified", length=None, ETag='"new"', Last_Modified=later)
+    row = downloads.run(**FRESH)["/a"]
+    headers = downloads.server.headers["/a"]
+    assert (headers["if-none-match"], headers["if-modified-since"]) == ('"photo"', dated)
+    assert row == {**first, "fetched_at": clock.now, "etag": '"new"', "last_modified": later}
+
+
+def test_conditions_are_those_of_the_place_that_gave_the_image(downloads: Downloads, clock: Clock) -> None:
+    server = downloads.server
+    server.paths["/a"] = answer("302 Found", Location="/photo")
+    server.paths["/photo"] = tagged(picture(0), '"one"')
+    downloads.urls = [server.url("/a")]
+    first = downloads.run(**FRESH)["/a"]
+    assert first["redirected_to"] == server.url("/photo")
+    clock.later(days=30)
+    kept = downloads.run(**FRESH)["/a"]
+    assert kept == {**first, "fetched_at": clock.now}
+    assert "if-none-match" not in server.headers["/a"]
+    assert server.headers["/photo"]["if-none-match"] == '"one"'
+    # Another place, with a picture of its own under the same tag.
+    clock.later(days=30)
+    server.paths["/a"] = answer("302 Found", Location="/other")
+    server.paths["/other"] = tagged(picture(7), '"one"')
+    row = downloads.run(**FRESH)["/a"]
+    assert (row["image_id"], row["redirected_to"]) == (image_id(picture(7)), server.url("/other"))
+
+
 def test_an_image_of_another_size_is_no_answer(downloads: Downloads, clock: Clock) -> None:
     serve(downloads, "/a")
     downloads.server.paths["/a"] = tagged(picture(0), '"one"')
@@ -588,3 +632,35 @@ def test_what_a_detail_quotes_goes_too(downloads: Downloads) -> None:
     assert "10.0.0.1" not in str(rows) and "evil" not in str(rows)
     downloads.run(Blocked(hosts=["10.0.0.1", "evil.example"]))
     assert not server.requests
+
+
+def test_rows_that_were_blocked_before_are_handed_on_as_they_are_met() -> None:
+    stage = DownloadStage(DownloadSettings(), Blocked(hosts=["blocked.example"]))
+    ids = [f"{number:05d}" for number in range(1_000)]
+    stored = [
+        {"url_id": it, "url": f"http://a.example/{it}", "redirected_to": "http://blocked.example/"}
+        for it in ids
+    ]
+    assert stage.judge is not None
+    assert not any(stage.judge.may_reuse(rows_of(DOWNLOADED_IMAGES, stored)))
+    taken = 0
+
+    def missing() -> Iterator[Work]:
+        nonlocal taken
+        for start in range(0, len(ids), 50):
+            some = ids[start : start + 50]
+            taken += len(some)
+            keys = [it.encode() for it in some]
+            yield Work(rows_of(RETRIEVED_IMAGE_URLS, stored[start : start + 50]), keys, keys)
+
+    come: list[bytes] = []
+    stage.open()
+    try:
+        for work in stage.run(missing(), lambda works, columns: {}):
+            assert set(work.rows.column("error").to_pylist()) <= {"blocked"}
+            come += work.keys
+            assert len(work.keys) < 200
+            assert taken - len(come) < 200
+    finally:
+        stage.close()
+    assert come == [it.encode() for it in ids]
