@@ -42,7 +42,7 @@ def test_a_tick_runs_every_partition_and_tries_failed_downloads_again(project: P
 
         assert project.run_queued(RETRIED) == {RETRIED: "SUCCESS"}
         assert [error for _, error in sorted_by_url(project)] == [None, None, "not_found"]
-        assert dict(server.requests) == {"/0.jpg": 1, "/1.jpg": 2, "/2.jpg": 1}
+        assert dict(server.requests) == {"/robots.txt": 2, "/0.jpg": 1, "/1.jpg": 2, "/2.jpg": 1}
     report = project.report("downloaded_images", RETRIED)
     assert (report["rows_in"], report["rows_ok"], report["rows_reused"]) == (3, 2, 2)
     assert len(project.column("text_image_pairs", RETRIED, "url")) == 2
