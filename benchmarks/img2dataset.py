@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,8 @@ PROJECT = Path(__file__).parents[1]
 # Where `make setup-clip-retrieval` puts it.
 PROGRAM = PROJECT / ".venv-clip-retrieval" / "bin" / "img2dataset"
 PROCESSES = 2
+# After so long a run hangs.
+_LIMIT_S, _LIMIT_S_PER_IMAGE = 60.0, 0.2
 # It does without torch, which the environment has for clip-retrieval. Where torch is installed, though, its image library
 # loads it, and each of its processes is three times as large and slow to start: that is not to be held against it.
 _WITHOUT_TORCH = "import sys; sys.modules['torch'] = None"
@@ -51,12 +54,16 @@ def run(
     }
     with tempfile.TemporaryDirectory() as site:
         (Path(site) / "sitecustomize.py").write_text(_WITHOUT_TORCH)
-        done = run_watched(
-            [str(program), *(f"--{name}={value}" for name, value in options.items())],
-            PROJECT,
-            # Else its image library asks the web for a newer version of itself at each start.
-            {**os.environ, "PYTHONPATH": site, "NO_ALBUMENTATIONS_UPDATE": "1", "NO_PROXY": "*"},
-        )
+        command = [str(program), *(f"--{name}={value}" for name, value in options.items())]
+        # Else its image library asks the web for a newer version of itself at each start.
+        own = {**os.environ, "PYTHONPATH": site, "NO_ALBUMENTATIONS_UPDATE": "1", "NO_PROXY": "*"}
+        done = None
+        while done is None:
+            try:
+                done = run_watched(command, PROJECT, own, _LIMIT_S + count * _LIMIT_S_PER_IMAGE)
+            except subprocess.TimeoutExpired:  # now and then it never ends: that run does not count
+                print("img2dataset hung, and is run again", flush=True)
+                shutil.rmtree(folder, ignore_errors=True)
     shards = [json.loads(path.read_text()) for path in folder.glob("*_stats.json")]
     if not shards:
         raise RuntimeError(f"img2dataset finished no shard:\n{done.output}")

@@ -5,11 +5,14 @@ several processes share counts once, by parts. A page that is shared with a proc
 who measures should not have the same libraries loaded.
 """
 
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +35,14 @@ class Done:
     peak_mb: float
 
 
-def run_watched(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Done:
+def run_watched(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], limit_s: float | None = None
+) -> Done:
     """Run a program to its end.
 
     Raises:
         RuntimeError: it failed; with all that it said.
+        subprocess.TimeoutExpired: it took longer than `limit_s` seconds; it and its descendants are ended.
     """
     started = time.monotonic()
     with subprocess.Popen(
@@ -44,9 +50,11 @@ def run_watched(command: Sequence[str], cwd: Path, environment: Mapping[str, str
     ) as process:
         watch = _Watch(process.pid)
         try:
-            output, errors = process.communicate()
+            output, errors = process.communicate(timeout=limit_s)
         except BaseException:
-            process.terminate()
+            for each in descendants(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
             raise
         finally:
             watch.stop()

@@ -55,3 +55,11 @@ def test_what_has_ended_takes_nothing() -> None:
     assert process.pid not in descendants(os.getpid())
     assert resident(process.pid) == 0
     assert resident(os.getpid()) > 1_000_000
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    command = ["bash", "-c", f"sleep 60 & echo $! > {note}; sleep 60"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_watched(command, tmp_path, os.environ, limit_s=1)
+    assert not Path(f"/proc/{note.read_text().strip()}/exe").exists()
