@@ -29,8 +29,6 @@ from sd_assets.download.session import PolicyResolver, open_session
 from sd_assets.download.stream import Stream
 from sd_assets.settings import DownloadSettings
 
-__all__ = ["Downloader", "Request"]
-
 logger = logging.getLogger(__name__)
 
 # Attempt n waits up to 0.5 * 2**(n - 1) seconds: half of it for certain, half by chance, so that what failed together

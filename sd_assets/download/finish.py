@@ -120,8 +120,9 @@ def finish(
         row = dataclasses.replace(
             row, format=info.format, original_width=info.width, original_height=info.height
         )
-        if sha256 is not None and came != sha256.strip().lower():
-            detail = f"the sha256 is {came[:12]}..., the corpus has {sha256.strip().lower()[:12]}..."
+        wanted = came if sha256 is None else sha256.strip().lower()
+        if came != wanted:
+            detail = f"the sha256 is {came[:12]}..., the corpus has {wanted[:12]}..."
             raise RowError(ErrorCode.HASH_MISMATCH, detail)
         with _many_pixels if info.width * info.height > _MANY_PIXELS else contextlib.nullcontext():
             image, width, height = make(answer.body, info, settings)

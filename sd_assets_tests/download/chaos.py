@@ -10,17 +10,15 @@ import datetime
 import ipaddress
 import itertools
 import ssl
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sd_assets_tests.download.misbehaving import answer
+from sd_assets_tests.download.misbehaving import LoopThread, answer
 
 # What a request gets. The connection closes afterwards, unless the behaviour returns KEEP.
 Behaviour = Callable[[asyncio.StreamWriter, dict[str, str]], Awaitable[object]]
@@ -75,15 +73,13 @@ class Host:
         return await behaviour(writer, headers)
 
 
-class Web:
+class Web(LoopThread):
     """Hosts that come up as they are asked for, and go down together."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.hosts: list[Host] = []
         self._addresses = itertools.islice(ipaddress.ip_network(NETWORK).hosts(), 256, None)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._servers: list[asyncio.Server] = []
 
     def host(
         self,
@@ -98,21 +94,9 @@ class Web:
             OSError: the address and port cannot be had.
         """
         host = Host(address or str(next(self._addresses)), context is not None, serve, port)
-        asyncio.run_coroutine_threadsafe(self._start(host, context), self._loop).result()
+        self._run(self._start(host, context))
         self.hosts.append(host)
         return host
-
-    def __enter__(self) -> "Web":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     async def _start(self, host: Host, context: ssl.SSLContext | None) -> None:
         # What fails in a handshake is for the client to say, not for this server's log.
@@ -120,14 +104,6 @@ class Web:
         server = await asyncio.start_server(host.accept, host.address, host.port, ssl=context, backlog=1_024)
         host.port = server.sockets[0].getsockname()[1]
         self._servers.append(server)
-
-    async def _stop(self) -> None:
-        for server in self._servers:
-            server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Authority:

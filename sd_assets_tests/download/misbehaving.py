@@ -4,8 +4,9 @@ import asyncio
 import collections
 import ssl
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
+from typing import Any, Self
 
 Behaviour = Callable[[asyncio.StreamWriter, dict[str, str]], Awaitable[None]]
 
@@ -48,7 +49,39 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     return behave
 
 
-class Server:
+class LoopThread:
+    """Servers on an event loop in a thread of its own: begun by `with`, and ended with all that they do."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._servers: list[asyncio.Server] = []
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Server(LoopThread):
     """Serves `paths` on 127.0.0.1 and counts the requests.
 
     Attributes:
@@ -58,41 +91,26 @@ class Server:
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        super().__init__()
         self.paths: dict[str, Behaviour] = {}
         self.requests: collections.Counter[str] = collections.Counter()
         self.headers: dict[str, dict[str, str]] = {}
         self.port = 0
         self._context = context
         self._host = host
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"{'https' if self._context else 'http'}://{host}:{self.port}{path}"
 
-    def __enter__(self) -> "Server":
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._run(self._start())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _stop(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._context)
+        self.port = server.sockets[0].getsockname()[1]
+        self._servers.append(server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

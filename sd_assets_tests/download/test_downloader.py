@@ -27,9 +27,10 @@ from sd_assets.download import downloader as module
 from sd_assets.download.addresses import AddressPolicy
 from sd_assets.download.answer import _Inflater, opted_out, retry_after
 from sd_assets.download.codes import TRANSIENT, FetchError
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
 from sd_assets.download.finish import Download, as_it_came
 from sd_assets.download.limits import new_event_loop
+from sd_assets.download.request import Request
 from sd_assets.download.session import PolicyResolver
 from sd_assets.errors import ErrorCode
 from sd_assets.images import inspect
@@ -898,7 +899,8 @@ def test_a_stream_may_be_collected_while_its_thread_hands_something_over() -> No
     """Which any allocation may bring about; in a process of its own, as it would hang for ever."""
     script = """
 import gc
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
+from sd_assets.download.request import Request
 from sd_assets.settings import DownloadSettings
 
 class Loop:

@@ -13,9 +13,10 @@ import pytest
 
 from sd_assets.download import downloader, hosts
 from sd_assets.download.codes import FetchError
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
 from sd_assets.download.finish import Download
 from sd_assets.download.hosts import Flight, Hosts
+from sd_assets.download.request import Request
 from sd_assets.download.room import Room
 from sd_assets.errors import ErrorCode
 from sd_assets.settings import DownloadSettings

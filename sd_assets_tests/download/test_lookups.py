@@ -13,7 +13,8 @@ from sd_assets.download.lookups import Lookups
 _HANGS = """
 import socket, threading
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
+from sd_assets.download.request import Request
 from sd_assets.settings import DownloadSettings
 
 with Downloader(DownloadSettings(timeout_s=0.2, retries=0, robots_txt=False)) as downloader:

@@ -10,8 +10,9 @@ from yarl import URL
 
 from sd_assets.download import downloader, robots
 from sd_assets.download.codes import TRANSIENT, FetchError
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
 from sd_assets.download.finish import Download
+from sd_assets.download.request import Request
 from sd_assets.download.robots import Robots, rules_for
 from sd_assets.errors import ErrorCode
 from sd_assets.settings import DownloadSettings

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from sd_assets.download import downloader, finish
-from sd_assets.download.downloader import Downloader, Request
+from sd_assets.download.downloader import Downloader
 from sd_assets.download.finish import as_it_came
+from sd_assets.download.request import Request
 from sd_assets.download.room import Room
 from sd_assets.settings import DownloadSettings
 from sd_assets_tests.download.misbehaving import Server, answer
