@@ -174,7 +174,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "urls": rows,
         "images_per_s": speeds,
         "peak_mb": peaks,
-        "seconds": {"all": round(ended - started, 1), "after_last_row": round(ended - last, 1)},
+        "seconds": {"all": round(ended - started, 3), "after_last_row": round(ended - last, 3)},
         "failed": report["failures"],
     }
 
