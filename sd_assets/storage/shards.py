@@ -387,7 +387,7 @@ class ShardRows:
 
     Args:
         open_shard: a shard by its number.
-        starts: the number of the first row of each shard, and at last the number of all rows.
+        starts: the number of the first row of each shard, and at last the number of all rows. May grow.
         columns: None: all.
         held_bytes: so much of the row groups that were read last is held, about, for who asks for rows of many shards in
             about the order in which they lie in each.
@@ -401,7 +401,7 @@ class ShardRows:
         held_bytes: int = 0,
     ) -> None:
         self._open = open_shard
-        self._starts = np.asarray(starts, dtype=np.int64)
+        self._starts = starts
         self._columns = columns
         self._most = held_bytes
         self._metadata: dict[int, tuple[pq.FileMetaData, npt.NDArray[np.int64]]] = {}
@@ -411,10 +411,10 @@ class ShardRows:
     def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         """At least one row, in the order asked for."""
         pieces, order = [], []
-        for shard, places in _by_part(self._starts, rows):
+        for shard, places in by_part(self._starts, rows):
             inside = rows[places] - self._starts[shard]
             groups = self._group_starts(shard)
-            for group, within in _by_part(groups, inside):
+            for group, within in by_part(groups, inside):
                 pieces.append(_taken(self._group(shard, group), inside[within] - groups[group]))
                 order.append(places[within])
         return _put_back(pieces, np.concatenate(order))
@@ -440,8 +440,8 @@ class ShardRows:
         return rows
 
 
-def _by_part(
-    starts: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]
+def by_part(
+    starts: Sequence[int] | npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     """The parts that numbers fall into, by where parts start; with each the places of its numbers."""
     part_of = np.searchsorted(starts, numbers, side="right") - 1

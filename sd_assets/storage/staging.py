@@ -1,19 +1,18 @@
 """One run's work on one partition: what is at hand, what is new, and what the next version will be.
 
 A run first says, row by row and in order, what the next version holds (`place`), and learns from that which rows are
-at hand. It hands in the others when they are finished (`add`), in any order; they are kept as work in progress from
-then on. `finish` puts the version together, rewriting no shard that is there already, and `Staged.commit` makes it
-the current one.
+at hand. It hands in the others when they are finished (`add`), in any order. The version is put together meanwhile: a
+shard is written as soon as its last row is there, unless it is there already. Rows that have to wait for others for long
+are kept as work in progress. `finish` ends the last shard, and `Staged.commit` makes the version the current one.
 """
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,17 @@ from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.area import Area, Lease, Manifest
 from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.held import Held
 from sd_assets.storage.memory import release_freed, use_system_allocator
 from sd_assets.storage.shards import (
+    MAX_SHARD_BYTES,
     ROW,
     Cutter,
     RowIndex,
     Shard,
     ShardFile,
     ShardRows,
+    by_part,
     conformed,
     data_version,
     indexed,
@@ -44,7 +46,7 @@ from sd_assets.storage.table import Table
 
 _log = logging.getLogger(__name__)
 
-# Finished rows that do not fill a shard are kept as work in progress after so many seconds all the same.
+# Finished rows that wait for others of their shard are kept as work in progress after so many seconds.
 FLUSH_SECONDS = 5.0
 # What was freed goes back to the system so often, at least.
 RELEASE_SECONDS = 0.5
@@ -54,6 +56,8 @@ _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
 # that came in another order lie in many.
 GATHER_BYTES = 2 * 1024 * 1024
 HELD_BYTES = 24 * 1024 * 1024
+# Rows of the plan that are looked at together.
+_PLAN_ROWS = 16_384
 
 
 class Place(Enum):
@@ -109,20 +113,26 @@ class Staging:
         self._keys: set[bytes] = set()
         self._duplicates = 0
         self._reused = 0
-        # Every row at hand: its index record, the shard it lies in, and its place there.
+        # Every row in a shard: its index record, the shard, and its place there.
         self._shards: list[Shard] = []
         self._indices: list[RowIndex] = []
         self._starts = [0]  # the numbers of the first rows of the shards, and at last of all rows
-        # By work key the number of the row at hand; until it is, its place in the plan, counted down from -1.
+        self._taken_over = 0  # numbers below this are of rows that earlier runs finished
+        # By work key the number of the row in a shard; until it is in one, its place in the plan, counted down from -1.
         self._by_work: dict[bytes, int] = {}
         # The same of those that the judge refused.
         self._refused: dict[bytes, int] = {}
-        # By columns, what `refused` reads them with; made when it is first asked: by then those rows' numbers are final.
-        self._refused_rows: dict[tuple[str, ...] | None, ShardRows] = {}
+        # By columns, what rows in shards are read with.
+        self._readers: dict[tuple[str, ...] | None, ShardRows] = {}
         self._own: list[Shard] = []
         # Added rows that no shard holds yet.
-        self._held: list[pa.RecordBatch] = []
-        self._held_index: list[RowIndex] = []
+        self._held = Held()
+        # The next version as far as it is put together: its shards and their rows; the rows of the shard that comes next,
+        # as far as they are there; how many rows of the plan these are in all.
+        self._version: list[Shard] = []
+        self._planned: list[RowIndex] = []
+        self._next: list[RowIndex] = []
+        self._looked_at = 0
         self._cutter = Cutter(schema)
         self._flushed_at = self._released_at = time.monotonic()
         use_system_allocator()
@@ -194,9 +204,7 @@ class Staging:
         if not found:
             return {}
         names = None if columns is None else tuple(columns)
-        if names not in self._refused_rows:
-            self._refused_rows[names] = self._rows(names)
-        rows = self._refused_rows[names].take(np.array([self._refused[work] for work in found]))
+        rows = self._reader(names).take(np.array([self._refused[work] for work in found]))
         return dict(zip(found, rows.to_pylist(), strict=True))
 
     def add(self, rows: pa.RecordBatch | pa.Table, keys: Sequence[bytes], works: Sequence[bytes]) -> None:
@@ -218,14 +226,10 @@ class Staging:
                 f"table {self._schema.name}: the stage answered other rows than it was given: it must answer one for "
                 f"each, with the same {', '.join(self._schema.key)}, in order"
             )
-        start = 0
-        for row, (key, size) in enumerate(zip(index["key"].tolist(), index["size"].tolist(), strict=True)):
-            if self._cutter.ends_after(key, size):
-                self._hold(batch.slice(start, row + 1 - start), index[start : row + 1])
-                self._flush()
-                start = row + 1
-        self._hold(batch.slice(start), index[start:])
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+        self._held.add(batch, index)
+        self._put_together()
+        many = self._held.bytes >= MAX_SHARD_BYTES or len(self._held) >= 4 * self._schema.shard_rows
+        if many or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self._flush()
         elif time.monotonic() - self._released_at > RELEASE_SECONDS:
             self._release()
@@ -288,23 +292,19 @@ class Staging:
         Raises:
             TableError: a row that was placed has not been added, or the counts do not add up.
         """
-        self._flush()
-        self._refused_rows.clear()  # what it holds; as much is held again below
-        plan = bytes(self._plan)
-        works = (plan[start : start + DIGEST_BYTES] for start in range(0, len(plan), DIGEST_BYTES))
-        positions = np.fromiter((self._by_work[work] for work in works), np.int64)
-        missing = int((positions < 0).sum())
+        self._put_together()
+        rows_left = bytes(self._plan[self._looked_at * DIGEST_BYTES :])
+        works = (rows_left[start : start + DIGEST_BYTES] for start in range(0, len(rows_left), DIGEST_BYTES))
+        missing = sum(not self._is_there(work) for work in works)
         if missing:
             raise TableError(
-                f"table {self._schema.name}: the stage answered nothing for {missing} of {len(positions)} rows"
+                f"table {self._schema.name}: the stage answered nothing for {missing} of "
+                f"{len(self._plan) // DIGEST_BYTES} rows"
             )
-        planned = (np.concatenate(self._indices) if self._indices else np.empty(0, ROW))[positions]
-        at_hand = self._rows()
-        shards = []
-        for start, end in self._cuts(planned):
-            gathered = partial(self._gathered, planned[start:end], positions[start:end], at_hand)
-            shards.append(self._written(planned[start:end], gathered))
-            self._release()
+        if any(map(len, self._next)) or not self._version:  # an empty table has one shard of no rows
+            self._end_shard()
+        planned = np.concatenate(self._planned)
+        shards = self._version
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
         rows, size = total(shards)
         duplicates = self._duplicates + rows_duplicate
@@ -366,63 +366,80 @@ class Staging:
     def _register(self, shard: Shard, index: RowIndex, usable: Sequence[bool] | None = None) -> None:
         for row, work in enumerate(index["work"].tolist()):
             at_hand = self._by_work if usable is None or usable[row] else self._refused
-            at_hand[work] = self._starts[-1] + row
+            if not 0 <= at_hand.get(work, -1) < self._taken_over:  # what was taken over stays that
+                at_hand[work] = self._starts[-1] + row
         self._named[shard.name] = shard
         self._shards.append(shard)
         self._indices.append(index)
         self._starts.append(self._starts[-1] + len(index))
 
-    def _hold(self, rows: pa.RecordBatch, index: RowIndex) -> None:
-        if len(index):
-            self._held.append(rows)
-            self._held_index.append(index)
-
     def _flush(self) -> None:
-        """Keep what `_hold` got as a shard of work in progress, in the order of the plan.
+        """Keep what is held as a shard of work in progress, in the order of the plan.
 
         So what a shard of the next version needs of it lies together, in whatever order the rows came.
         """
         self._flushed_at = time.monotonic()
-        if not self._held:
+        if not len(self._held):
             return
-        held, self._held = self._held, []
-        index = np.concatenate(self._held_index)
-        self._held_index = []
-        order = np.argsort([-self._by_work[work] for work in index["work"].tolist()], kind="stable")
-        index = index[order]
-        shard = self._written(index, partial(self._file_of, held, order, index["size"]))
+        works = sorted(self._held.works(), key=lambda work: -self._by_work[work])
+        self._record(self._held.records(works))
+
+    def _record(self, index: RowIndex) -> Shard:
+        """The shard of these rows, some of which are held; they are in it from then on, and safe."""
+        shard = self._written(index)
         self._area.record_wip(self._run_id, shard)
         self._register(shard, index)
-        self._release()
+        self._held.drop(index["work"].tolist())
+        return shard
 
-    def _file_of(
-        self, held: list[pa.RecordBatch], order: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
-    ) -> ShardFile:
-        """A shard of held rows in this order. Empties `held`: what is in the file is not in memory twice."""
-        starts = np.cumsum([0, *map(len, held)])
-        batch_of = np.searchsorted(starts, order, side="right") - 1
-        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(batch_of) != 0)) + 1
-        runs: deque[pa.Table] = deque()  # rows that follow one another in a batch, too, are not copied
-        for start, end in zip([0, *breaks], [*breaks, len(order)], strict=True):
-            batch = batch_of[start]
-            rows = held[batch].slice(order[start] - starts[batch], end - start)
-            runs.append(pa.Table.from_batches([rows]))
-        held.clear()
-        file = ShardFile(self._schema)
-        while runs:
-            run = runs.popleft()
-            file.add(run, sizes[file.rows : file.rows + len(run)].tolist())
-        return file
+    def _put_together(self) -> None:
+        """Write the next version's shards as far as all their rows are there."""
+        while works := self._ready():
+            index = self._records(works)
+            start = 0
+            rows = zip(index["key"].tolist(), index["size"].tolist(), strict=True)
+            for end, (key, size) in enumerate(rows, 1):
+                if self._cutter.ends_after(key, size):
+                    self._next.append(index[start:end])
+                    self._end_shard()
+                    start = end
+            self._next.append(index[start:])
+
+    def _ready(self) -> list[bytes]:
+        """The work keys of some of the plan's next rows, up to the first that is not there."""
+        works: list[bytes] = []
+        planned = len(self._plan) // DIGEST_BYTES
+        while len(works) < _PLAN_ROWS and self._looked_at < planned:
+            start = self._looked_at * DIGEST_BYTES
+            work = bytes(self._plan[start : start + DIGEST_BYTES])
+            if not self._is_there(work):
+                break
+            works.append(work)
+            self._looked_at += 1
+        return works
+
+    def _is_there(self, work: bytes) -> bool:
+        return self._by_work[work] >= 0 or work in self._held
+
+    def _end_shard(self) -> None:
+        """The next version's next shard is `_next`; only if it is not there yet it is written."""
+        index = np.concatenate(self._next) if self._next else np.empty(0, ROW)
+        self._next = []
+        any_held = any(work in self._held for work in index["work"].tolist())
+        self._version.append(self._record(index) if any_held else self._written(index))
+        self._planned.append(index)
+        self._flushed_at = time.monotonic()
 
     def _release(self) -> None:
         release_freed()
         self._released_at = time.monotonic()
 
-    def _written(self, index: RowIndex, file: Callable[[], ShardFile]) -> Shard:
+    def _written(self, index: RowIndex) -> Shard:
         """The shard of these rows; only what of it is not there yet is written."""
         known = self._named.get(shard_name(index, self._schema))
         if known is None:
-            shard = self._area.put_shard(file(), index, self._schema)
+            shard = self._area.put_shard(self._file_of(index), index, self._schema)
+            self._release()
         elif known.index == self._area.index_name(index):
             return known
         else:
@@ -431,29 +448,43 @@ class Staging:
         self._named[shard.name] = shard
         return shard
 
-    def _cuts(self, planned: RowIndex) -> list[tuple[int, int]]:
-        """Where the next version's shards begin and end; an empty table has one shard of no rows."""
-        cutter = Cutter(self._schema)
-        rows = zip(planned["key"].tolist(), planned["size"].tolist(), strict=True)
-        ends = [row + 1 for row, (key, size) in enumerate(rows) if cutter.ends_after(key, size)]
-        if not ends or ends[-1] != len(planned):
-            ends.append(len(planned))
-        return list(zip([0, *ends], ends, strict=False))
+    def _records(self, works: Sequence[bytes]) -> RowIndex:
+        """The index records of rows that are there."""
+        numbers = np.array([self._by_work[work] for work in works], np.int64)
+        index = np.empty(len(works), ROW)
+        held = np.flatnonzero(numbers < 0).tolist()
+        index[held] = self._held.records([works[place] for place in held])
+        in_shards = np.flatnonzero(numbers >= 0)
+        for shard, places in by_part(self._starts, numbers[in_shards]):
+            at = in_shards[places]
+            index[at] = self._indices[shard][numbers[at] - self._starts[shard]]
+        return index
 
-    def _rows(self, columns: Sequence[str] | None = None) -> ShardRows:
-        """The rows at hand, by their numbers."""
-        return ShardRows(
-            lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, HELD_BYTES
-        )
+    def _reader(self, columns: tuple[str, ...] | None = None) -> ShardRows:
+        """Reads rows in shards by their numbers."""
+        if columns not in self._readers:
+            self._readers[columns] = ShardRows(
+                lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, HELD_BYTES
+            )
+        return self._readers[columns]
 
-    def _gathered(self, index: RowIndex, positions: npt.NDArray[np.int64], at_hand: ShardRows) -> ShardFile:
-        """A shard of rows at hand; few of them are in memory at a time."""
-        file = ShardFile(self._schema)
+    def _file_of(self, index: RowIndex) -> ShardFile:
+        """A shard of these rows, in this order. What is in the file is not held any more: it would be in memory twice."""
+        works: list[bytes] = index["work"].tolist()
+        last = {work: row for row, work in enumerate(works)}  # of rows without a key some may be alike
+        numbers = np.array([self._by_work[work] for work in works], np.int64)
         part_of = np.cumsum(index["size"], dtype=np.int64) // GATHER_BYTES
-        ends = [*np.flatnonzero(np.diff(part_of)) + 1, len(index)]
+        ends = [*np.flatnonzero(np.diff(part_of) | np.diff(numbers < 0)) + 1, len(index)]
+        file = ShardFile(self._schema)
         for start, end in zip([0, *ends], ends, strict=False):
-            if start < end:
-                file.add(at_hand.take(positions[start:end]), index["size"][start:end].tolist())
+            if start == end:
+                continue
+            if numbers[start] < 0:
+                rows = self._held.take(works[start:end])
+                self._held.drop(work for row, work in enumerate(works[start:end], start) if last[work] == row)
+            else:
+                rows = self._reader().take(numbers[start:end])
+            file.add(rows, index["size"][start:end].tolist())
         return file
 
 

