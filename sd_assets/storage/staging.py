@@ -27,8 +27,8 @@ from sd_assets.storage.digests import DIGEST_BYTES
 from sd_assets.storage.held import Held
 from sd_assets.storage.memory import release_freed, use_system_allocator
 from sd_assets.storage.shards import (
-    MAX_SHARD_BYTES,
     ROW,
+    SHARD_BYTES,
     Cutter,
     RowIndex,
     Shard,
@@ -56,6 +56,9 @@ _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
 # that came in another order lie in many.
 GATHER_BYTES = 2 * 1024 * 1024
 HELD_BYTES = 24 * 1024 * 1024
+# Finished rows that wait in memory for others of their shard: more of them are kept as work in progress. Most shards that
+# come in order are smaller.
+_WAITING_BYTES = SHARD_BYTES * 3 // 2
 # Rows of the plan that are looked at together.
 _PLAN_ROWS = 16_384
 
@@ -228,7 +231,7 @@ class Staging:
             )
         self._held.add(batch, index)
         self._put_together()
-        many = self._held.bytes >= MAX_SHARD_BYTES or len(self._held) >= 4 * self._schema.shard_rows
+        many = self._held.bytes >= _WAITING_BYTES or len(self._held) >= 4 * self._schema.shard_rows
         if many or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self._flush()
         elif time.monotonic() - self._released_at > RELEASE_SECONDS:

@@ -70,6 +70,39 @@ def test_an_image_that_is_turned_comes_out_upright(mode: ResizeMode, size: int, 
     assert decibels(np.asarray(images.decode_rgb(fast)), np.asarray(images.decode_rgb(slow))) > 28
 
 
+def webp(image: Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "WEBP", **{"quality": 80, **options})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["plain", "turned", "profile", "lossless", "transparent", "animated"])
+def test_a_webp_has_the_pixels_that_pillow_finds(kind: str) -> None:
+    image = Image.fromarray(coffee())
+    options: dict[str, Any] = {}
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    elif kind == "profile":
+        options["icc_profile"] = swapped_profile()
+    elif kind == "lossless":
+        options["lossless"] = True
+    elif kind == "transparent":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    elif kind == "animated":
+        options |= {"save_all": True, "append_images": [image.rotate(90)]}
+    data = webp(image, **options)
+    assert np.array_equal(ours(data, 1, "no"), np.asarray(images.decode_rgb(data)))
+
+
+def test_a_truncated_webp_is_corrupt() -> None:
+    data = webp(Image.fromarray(coffee()))
+    with pytest.raises(RowError) as caught:
+        ours(data[: len(data) // 2], 100, "no")
+    assert caught.value.code == ErrorCode.CORRUPT_IMAGE
+
+
 @pytest.mark.parametrize("space", ["L", "CMYK", "YCbCr"])
 def test_other_colours_go_the_same_way(space: str) -> None:
     out = io.BytesIO()
@@ -79,7 +112,7 @@ def test_other_colours_go_the_same_way(space: str) -> None:
     assert decibels(ours(data, 150, "keep_ratio_largest"), exact) > 32
 
 
-def test_a_profile_is_applied_to_the_small_image() -> None:
+def swapped_profile() -> bytes:
     """LAB is no profile of an RGB file, so a wide one is made by swapping the red and green of sRGB."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     at = {
@@ -89,8 +122,12 @@ def test_a_profile_is_applied_to_the_small_image() -> None:
     }
     red, green = at[b"rXYZ"] + 4, at[b"gXYZ"] + 4
     profile[red : red + 4], profile[green : green + 4] = profile[green : green + 4], profile[red : red + 4]
+    return bytes(profile)
+
+
+def test_a_profile_is_applied_to_the_small_image() -> None:
     plain = np.full((64, 64, 3), (200, 20, 20), np.uint8)
-    small = ours(jpeg(plain, icc_profile=bytes(profile)), 16, "center_crop")
+    small = ours(jpeg(plain, icc_profile=swapped_profile()), 16, "center_crop")
     assert abs(small.astype(int) - (20, 200, 20)).max() <= 6
 
 
