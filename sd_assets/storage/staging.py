@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 # Finished rows that wait for others of their shard are kept as work in progress after so many seconds.
 FLUSH_SECONDS = 5.0
 # What was freed goes back to the system so often, at least.
-RELEASE_SECONDS = 0.5
+RELEASE_SECONDS = 2.0
 # What `Area.last_run` says besides the report.
 _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
 # Rows at hand that are put together in memory at once, about; and what is held of the shards that they come from: those
