@@ -3,6 +3,7 @@
 # make test-clip-retrieval   the same for what runs beside clip-retrieval, in an environment of its own (7 GB more)
 # make dev    the Dagster UI on localhost (PORT=3000), with the demo's web server behind it
 # make build PARTITION=my_photos   everything for one entry of the catalogue, from the terminal
+# make index INDEX=mine   one kNN index of the catalogue, of kind faiss: built of its corpus, or checked
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ export DAGSTER_HOME := $(CURDIR)
 export SD_ASSETS_DEMO := $(CURDIR)/.demo/world-$(DEMO_SEED)
 
 PORT ?= 3000
-.PHONY: setup setup-clip-retrieval demo dev build test test-clip-retrieval lint train-demo
+.PHONY: setup setup-clip-retrieval demo dev build index test test-clip-retrieval lint train-demo
 
 setup: $(VENV)/.installed
 setup-clip-retrieval: $(CLIP_RETRIEVAL)/.installed
@@ -40,6 +41,9 @@ dev: setup
 
 build: setup
 	@$(BIN)/python -m sd_assets build $(PARTITION)
+
+index: setup
+	@$(BIN)/python -m sd_assets index $(INDEX)
 
 test: setup lint
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""`python -m sd_assets`: what one does from a terminal. `build` makes a seed dataset, `tables` lists what there is, `verify` reads
+"""`python -m sd_assets`: what one does from a terminal. `build` makes a seed dataset, `index` a kNN index, `tables` lists what there is, `verify` reads
 it again; `--help` after each says more.
 """
 
@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_build = commands.add_parser("build", help="materialize every asset of a seed dataset (`make build`)")
     of_build.add_argument("partition", help="an entry of the catalogue")
     of_build.set_defaults(run=build)
+    of_index = commands.add_parser(
+        "index", help="build a kNN index of the catalogue, or check one (`make index`)"
+    )
+    of_index.add_argument("name", help="an index of `kind: faiss` of the catalogue")
+    of_index.set_defaults(run=index)
     of_tables = commands.add_parser("tables", help="list partitions, their versions, and the room they take")
     of_tables.add_argument("--json", action="store_true", help="as JSON, for programs")
     of_tables.set_defaults(run=tables)
@@ -44,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(options: argparse.Namespace) -> int:
     """Materialize a partition. Raises SdAssetsError."""
-    # Without it Dagster keeps nothing, and the run would not show in the UI.
-    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).parents[1]))
+    _keep_runs()
     from sd_assets.automation.launch import ASSET_NAMES, build_partition
     from sd_assets.automation.summary import last_reports, print_failed_checks, print_table
 
@@ -53,6 +57,21 @@ def build(options: argparse.Namespace) -> int:
     print_table(last_reports(ASSET_NAMES, options.partition))
     print_failed_checks(failed)
     return 0
+
+
+def index(options: argparse.Namespace) -> int:
+    """Build or check an index. Raises SdAssetsError."""
+    _keep_runs()
+    from sd_assets.automation.launch import build_index
+    from sd_assets.automation.summary import print_index
+
+    print_index(options.name, build_index(options.name))
+    return 0
+
+
+def _keep_runs() -> None:
+    # Without it Dagster keeps nothing, and the run would not show in the UI.
+    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).parents[1]))
 
 
 def tables(options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Working ahead in threads, with a bound on what is held."""
 
+import itertools
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -23,3 +24,38 @@ def map_ahead(function: Callable[[In], Out], items: Iterable[In], threads: int) 
         finally:
             for future in under_way:
                 future.cancel()
+
+
+def map_as_done(
+    function: Callable[[In], Out], items: Iterable[In], threads: int, idle_s: float
+) -> Generator[list[Out], None, None]:
+    """`map` in threads, in the order in which they are done, those together that were done together.
+
+    `items` is read in the caller's thread, no further ahead than there are threads. When one of them fails, what is done
+    then, or a moment later, is handed out first. What is still under way, also when the generator is closed, is not waited for.
+
+    Args:
+        function: of an item.
+        items: that it is called with.
+        threads: that call it.
+        idle_s: seconds without a result after which an empty list is handed out; the moment after a failure.
+    """
+    rest = iter(items)
+    pool = ThreadPoolExecutor(threads)
+    under_way: set[Future[Out]] = set()
+    try:
+        while True:
+            for item in itertools.islice(rest, threads - len(under_way)):
+                under_way.add(pool.submit(function, item))
+            if not under_way:
+                return
+            done, under_way = wait(under_way, idle_s, FIRST_COMPLETED)
+            if any(future.exception() for future in done):
+                later, under_way = wait(under_way, idle_s)
+                done |= later
+            failed = [future for future in done if future.exception()]
+            yield [future.result() for future in done if future not in failed]
+            for future in failed:
+                future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

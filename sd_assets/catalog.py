@@ -21,8 +21,10 @@ from sd_assets.mistakes import did_you_mean, explained, of_whole_model, shown
 from sd_assets.settings import (
     NO_SEEDS,
     BlockedSettings,
+    ClipSettings,
     FaissIndexSettings,
     IndexSettings,
+    PartitionCorpus,
     RetrievalSettings,
     SeedDataset,
     ServiceIndexSettings,
@@ -90,6 +92,29 @@ class Catalog(Settings):
         """The index `name`; that it exists was checked when the catalogue was read."""
         return self.indices[name]
 
+    def clip_of_corpus(self, name: str) -> ClipSettings | None:
+        """The CLIP of the entry whose embeddings the index `name` is built of; None: it is built of no entry's."""
+        index = self.indices[name]
+        corpus = index.corpus if isinstance(index, FaissIndexSettings) else None
+        return self.entry(corpus.partition).clip if isinstance(corpus, PartitionCorpus) else None
+
+    def folder_index(self, name: str) -> FaissIndexSettings:
+        """The index `name`, which is a folder: a partition of `knn_index`.
+
+        Raises:
+            CatalogError: there is none, or it is a service.
+        """
+        index = self.indices.get(name)
+        if isinstance(index, FaissIndexSettings):
+            return index
+        folders = [known for known, it in self.indices.items() if isinstance(it, FaissIndexSettings)]
+        what = (
+            f"the index {name!r} is a service, which is built by those who run it"
+            if index
+            else f"there is no index {name!r}{did_you_mean(name, folders)}"
+        )
+        raise CatalogError(f"{self.path}: {what}; of `kind: faiss` there are: {', '.join(folders) or 'none'}")
+
 
 def default_path() -> Path:
     """The catalogue that `SD_ASSETS_CATALOG` names, or `seed_datasets.yaml` at the top of the project."""
@@ -131,7 +156,7 @@ def parse(raw: Any, path: Path, found: Sequence[str] = ()) -> Catalog:
         allowed = f"{', '.join(_SECTIONS)}{did_you_mean(key, _SECTIONS)}"
         mistakes.append(f"{key}: unknown section; allowed: {allowed}")
     sections = {name: _section(raw, name, mistakes) for name in _SECTIONS}
-    indices = _indices(sections["indices"], path.parent, mistakes)
+    indices = _indices(sections, path.parent, mistakes)
     entries = _entries(sections, path.parent, mistakes)
     blocked = _blocked(sections["blocked"], path.parent, mistakes)
     if mistakes:
@@ -152,17 +177,22 @@ def _section(raw: Mapping[str, Any], name: str, mistakes: list[str]) -> dict[str
 
 
 def _indices(
-    section: Mapping[str, Any], base: Path, mistakes: list[str]
+    sections: Mapping[str, dict[str, Any]], base: Path, mistakes: list[str]
 ) -> dict[str, FaissIndexSettings | ServiceIndexSettings]:
     indices = {}
-    for name, value in section.items():
+    for name, value in sections["indices"].items():
         holder, wrong = _checked(_IndexHolder, {"it": value})
         mistakes += _lines(f"indices.{name}", wrong)
         if not isinstance(name, str):
             mistakes.append(
                 f"indices.{name}: the name must be a text; YAML reads it as {shown(name)}: put quotes around it"
             )
+        elif "..." in name or not name.isprintable() or not name.strip():
+            mistakes.append(
+                f"indices.{shown(name)}: the name is a partition key: no `...`, no control characters, and not empty"
+            )
         elif holder is not None:
+            mistakes += _lines(f"indices.{name}", _unknown_partition(holder.it, sections["seed_datasets"]))
             indices[name] = _resolved(holder.it, base)
     return indices
 
@@ -335,6 +365,23 @@ def _wrong_as_a_whole(merged: Mapping[str, Any], indices: Iterable[str]) -> Iter
         )
 
 
+def _unknown_partition(
+    index: FaissIndexSettings | ServiceIndexSettings, entries: Iterable[str]
+) -> Iterator[Mistake]:
+    """Of an index of embeddings of ours: entries that it names and that are not there."""
+    corpus = index.corpus if isinstance(index, FaissIndexSettings) else None
+    if not isinstance(corpus, PartitionCorpus):
+        return
+    for field in ("partition", "downloads_of"):
+        name = getattr(corpus, field)
+        if name is not None and name not in entries:
+            listed = ", ".join(map(str, entries)) or "none"
+            yield (
+                f"corpus.{field}",
+                f"there is no seed dataset {name!r}; there are: {listed}{did_you_mean(name, map(str, entries))}",
+            )
+
+
 def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry over the defaults, mapping by mapping. A `clip` that names another model drops the default weights."""
     merged = dict(defaults)
@@ -353,7 +400,7 @@ def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
 
 
 def _over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` over `shared`, mapping in mapping: only the limits of `checks` are nested, see `limits_by_code`."""
+    """`own` over `shared`, mapping in mapping: the limits of `checks`, see `limits_by_code`, and `filters` of `retrieval`."""
     merged = {**shared, **own}
     for name in shared.keys() & own.keys():
         if isinstance(shared[name], Mapping) or isinstance(own[name], Mapping):
@@ -423,9 +470,27 @@ def _resolve(base: Path, text: str) -> str:
 def _resolved(
     index: FaissIndexSettings | ServiceIndexSettings, base: Path
 ) -> FaissIndexSettings | ServiceIndexSettings:
+    """The index with every local path absolute."""
+    update: dict[str, Any] = {}
+    if index.clip is not None:
+        update["clip"] = _resolved_clip(index.clip, base)
     if isinstance(index, FaissIndexSettings):
-        return index.model_copy(update={"path": _resolve(base, index.path)})
-    return index
+        update["path"] = _resolve(base, index.path)
+        if index.aesthetic_embeddings is not None:
+            update["aesthetic_embeddings"] = _resolve(base, index.aesthetic_embeddings)
+        path = getattr(index.corpus, "path", None)
+        if index.corpus is not None and path is not None:
+            update["corpus"] = index.corpus.model_copy(update={"path": _resolve(base, path)})
+        if index.aesthetic_embeddings is not None:
+            update["aesthetic_embeddings"] = _resolve(base, index.aesthetic_embeddings)
+    return index.model_copy(update=update)
+
+
+def _resolved_clip(clip: ClipSettings, base: Path) -> ClipSettings:
+    prefix, _, folder = clip.model.partition("local-dir:")
+    if prefix or not folder:
+        return clip
+    return clip.model_copy(update={"model": f"local-dir:{_resolve(base, folder)}"})
 
 
 def _is_local(model: str, base: Path) -> bool:
@@ -441,9 +506,7 @@ def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
         update["source"] = entry.source.model_copy(update={"path": _resolve(base, path)})
     if entry.prompts and entry.prompts.file:
         update["prompts"] = entry.prompts.model_copy(update={"file": _resolve(base, entry.prompts.file)})
-    prefix, _, folder = entry.clip.model.partition("local-dir:")
-    if not prefix and folder:
-        update["clip"] = entry.clip.model_copy(update={"model": f"local-dir:{_resolve(base, folder)}"})
+    update["clip"] = _resolved_clip(entry.clip, base)
     captioner = entry.captioner.model
     if _is_local(captioner, base):
         update["captioner"] = entry.captioner.model_copy(update={"model": _resolve(base, captioner)})

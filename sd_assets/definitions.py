@@ -11,17 +11,18 @@ from typing import Any
 import dagster as dg
 
 from sd_assets.assets.catalog_entry import catalog_entry
-from sd_assets.assets.common import SEEDS
+from sd_assets.assets.common import INDICES, SEEDS
 from sd_assets.assets.downloaded_images import downloaded_images
 from sd_assets.assets.hub_revision import hub_revision
 from sd_assets.assets.image_captions import image_captions
+from sd_assets.assets.knn_index import knn_index
 from sd_assets.assets.retrieval_hits import retrieval_hits
 from sd_assets.assets.retrieved_image_urls import retrieved_image_urls
 from sd_assets.assets.seed_embeddings import seed_embeddings
 from sd_assets.assets.seed_images import seed_images
 from sd_assets.assets.seed_prompts import seed_prompts
 from sd_assets.assets.text_image_pairs import text_image_pairs
-from sd_assets.automation.jobs import build_dataset
+from sd_assets.automation.jobs import build_dataset, build_index
 from sd_assets.automation.schedules import weekly_refresh
 from sd_assets.automation.sensors import catalog_edits, hub_revisions
 from sd_assets.checks.tables import CHECKS
@@ -77,12 +78,17 @@ def build_definitions(
                 f"{asset.key.to_user_string()} takes the place of ours and must have its partitions: decorate it with "
                 "`seed_asset`, or give it `partitions_def=SEEDS`"
             )
-    all_assets = [
+        if knn_index.key in asset.keys and asset.partitions_def != INDICES:
+            raise ValueError(
+                "knn_index takes the place of ours and must have its partitions: `partitions_def=INDICES`"
+            )
+    of_datasets = [
         catalog_entry,
         hub_revision,
         *(ours for ours in ASSETS if ours.key not in replaced),
-        *assets,
+        *(asset for asset in assets if knn_index.key not in asset.keys),
     ]
+    of_indices = next((asset for asset in assets if knn_index.key in asset.keys), knn_index)
     overrides = dict(resource_overrides or {})
     catalog = overrides.get("catalog", CatalogResource())
     storage = overrides.get("storage", StorageResource())
@@ -96,9 +102,9 @@ def build_definitions(
         **overrides,
     }
     return dg.Definitions(
-        assets=all_assets,
+        assets=[*of_datasets, of_indices],
         asset_checks=[*CHECKS, *asset_checks],
-        jobs=[build_dataset(all_assets)],
+        jobs=[build_dataset(of_datasets), build_index],
         schedules=[weekly_refresh],
         sensors=[catalog_edits, hub_revisions],
         resources=resources,

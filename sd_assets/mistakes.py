@@ -1,7 +1,7 @@
 """What pydantic finds wrong, as lines that whoever wrote the YAML can act on: field, what is allowed, what was given."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import Any, get_args
 
@@ -44,12 +44,10 @@ def explained(
         model: that was validated.
         skip: a field of the model that stands in no file.
     """
-    lines = []
-    for item in error.errors():
-        internal = {*_tags(model), _KEY_OF_A_MAPPING, skip}
-        steps = [str(step) for step in item["loc"] if step not in internal]
-        lines.append((".".join(steps), _message(item, model)))
-    return lines
+    return [
+        (".".join(step for step in _steps(model, item["loc"]) if step != skip), _message(item, model))
+        for item in error.errors()
+    ]
 
 
 def of_whole_model(item: ErrorDetails) -> bool:
@@ -131,7 +129,17 @@ def _own_tags(model: type[BaseModel]) -> tuple[str, ...]:
     return get_args(tag.annotation) if tag else ()
 
 
-def _tags(model: type[BaseModel]) -> set[str]:
-    """The kinds of all unions of a model."""
-    below = [inner for field in model.model_fields.values() for inner in _models_in(field.annotation)]
-    return {tag for inner in below for tag in _own_tags(inner)}
+def _steps(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[str]:
+    """A location as it stands in the file: without pydantic's `[key]`, and the kind that stands behind the name of a union."""
+    here: list[type[BaseModel]] = [model]
+    behind_a_name = False
+    for step in location:
+        of_kind = [candidate for candidate in here if step in _own_tags(candidate)]
+        if behind_a_name and of_kind:
+            here, behind_a_name = of_kind, False
+            continue
+        if step != _KEY_OF_A_MAPPING:
+            yield str(step)
+        fields = [candidate.model_fields.get(str(step)) for candidate in here]
+        here = [inner for field in fields if field is not None for inner in _models_in(field.annotation)]
+        behind_a_name = True

@@ -92,7 +92,8 @@ CORPUS_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("licence", pa.string()),
-    pa.field("nsfw", pa.string()),
+    pa.field("nsfw", pa.string()),  # a label, or a score
+    pa.field("language", pa.string()),  # of the alt text
     pa.field("sha256", pa.string()),
 ]
 
@@ -105,11 +106,14 @@ HIT = pa.struct(
         *CORPUS_FIELDS,
     ]
 )
+# How many candidates of a query became no hits, and why: `sd_assets.retrieval.filters.Reason`.
+LEFT_OUT = pa.struct([pa.field("reason", pa.string()), pa.field("count", pa.int64())])
 URL_HIT = pa.struct(
     [
         pa.field("query_id", pa.string()),
         pa.field("rank", pa.int32()),
         pa.field("similarity", pa.float32()),
+        pa.field("url", pa.string()),  # that the query found: another one of the same image, perhaps
     ]
 )
 
@@ -157,9 +161,10 @@ RETRIEVAL_HITS = table(
         pa.field("kind", pa.string()),
         pa.field("index", pa.string()),
         pa.field("hits", pa.list_(HIT)),
+        pa.field("left_out", pa.list_(LEFT_OUT)),  # of the candidates that were better than the last hit
         pa.field("blocked_by", pa.list_(pa.string())),  # entries of `blocked:` by which hits were left out
     ],
-    bookkeeping=["blocked_by"],
+    bookkeeping=["left_out", "blocked_by"],
 )
 
 RETRIEVED_IMAGE_URLS = table(

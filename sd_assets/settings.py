@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -266,20 +267,115 @@ class CaptionerSettings(Settings):
     batch_size: int = Field(16, ge=1)
 
 
+def _host(text: str) -> str:
+    normal = normal_host(text)
+    if normal is None:
+        raise PydanticCustomError(
+            "host",
+            "must be the name or address of a host, without scheme, port, path or `*` (it stands for its sub-domains, too)",
+        )
+    return normal
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Pixels = Annotated[int, Field(ge=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+Texts = tuple[Annotated[str, Field(min_length=1)], ...]
+# What a corpus may know of an image, and a filter may ask for.
+KnownField = Literal["width", "height", "nsfw", "licence", "language"]
+
+
+class HitFilters(Settings):
+    """What an image of the index must be to become a hit. Null asks for nothing.
+
+    A filter lets pass what is known to meet it. Where the corpus does not say how wide an image is, a filter on the width leaves
+    it out, unless `unknown_passes` lists `width`.
+
+    Attributes:
+        min_width: of the original, px; so are the next three.
+        max_width: see `min_width`.
+        min_height: see `min_width`.
+        max_height: see `min_width`.
+        max_aspect_ratio: the longer side over the shorter; unknown where a side is, and passes if `unknown_passes` lists both.
+        nsfw: labels that pass, in whichever case (`[UNLIKELY]`).
+        max_nsfw: the highest score that passes, of corpora that have scores. What has a label is unknown to it, and what has a
+            score to `nsfw`, unless both are given.
+        licences: that pass, in whichever case; `*` stands for anything (`["*creativecommons.org/licenses/by/*"]`). `?` and an
+            empty text are unknown, of languages, too.
+        languages: that pass, in the corpus's own codes (`[en, de]`).
+        hosts: that pass, their sub-domains, too.
+        refused_hosts: that do not, nor their sub-domains.
+        min_similarity_images: of the hits of seed images, to the query (that the aesthetic embedding has moved).
+        max_similarity_images: the same, at most: 0.95 leaves out what is all but the seed itself.
+        min_similarity_prompts: of the hits of prompts, which lie far lower than those of images.
+        max_similarity_prompts: the same, at most.
+        unknown_passes: what an image may have unknown, and pass the filters on it: width, height, nsfw, licence, language.
+    """
+
+    min_width: Pixels | None = None
+    max_width: Pixels | None = None
+    min_height: Pixels | None = None
+    max_height: Pixels | None = None
+    max_aspect_ratio: float | None = Field(None, ge=1)
+    nsfw: Texts | None = None
+    max_nsfw: float | None = None
+    licences: Texts | None = None
+    languages: Texts | None = None
+    hosts: tuple[Host, ...] | None = None
+    refused_hosts: tuple[Host, ...] = ()
+    min_similarity_images: Cosine | None = None
+    max_similarity_images: Cosine | None = None
+    min_similarity_prompts: Cosine | None = None
+    max_similarity_prompts: Cosine | None = None
+    unknown_passes: tuple[KnownField, ...] = ()
+
+    @model_validator(mode="after")
+    def _something_can_pass(self) -> "HitFilters":
+        for name in ("nsfw", "licences", "languages", "hosts"):
+            if getattr(self, name) == ():
+                raise ValueError(
+                    f"`{name}` is empty, so nothing would pass: list what may, or give null for no filter"
+                )
+        for name in ("width", "height", "similarity_images", "similarity_prompts"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_{name} ({least}) is more than max_{name} ({most}): nothing would pass")
+        return self
+
+
 class RetrievalSettings(Settings):
-    """How many images a query brings, and from which index.
+    """How many images a query brings, from which index, and which.
+
+    Of a query's images that are the same, by URL or by sha256 as far as the corpus has it, the most similar is its hit.
 
     Attributes:
         index: a name under `indices:`.
-        images_per_query: hits a query, at most.
-        aesthetic_score: 0 to 9: pull the results towards images rated so (clip-retrieval services only).
-        aesthetic_weight: how strongly.
+        images_per_query: hits a query, at most: no query has more in the set. So many are looked for that pass the filters and
+            are no duplicates, until the index has no more.
+        filters: which.
+        near_duplicates: the cosine of two images' embeddings from which on the less similar to the query is no hit (0.94 is what
+            clip-retrieval takes); local indices only.
+        max_candidates: of the index that are looked at for a query, at most, or the ten thousand best of a service.
+        aesthetic_score: 0 to 9: pull the results towards images rated so. A local index needs `aesthetic_embeddings`.
+        aesthetic_weight: how strongly: the query becomes normalise(query + weight * embedding of the score).
     """
 
     index: str = "laion"
     images_per_query: int = Field(20, ge=1, le=100_000)
+    filters: HitFilters = HitFilters()
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    max_candidates: int = Field(1_000_000, ge=1)
     aesthetic_score: int | None = Field(None, ge=0, le=9)
     aesthetic_weight: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _score_and_weight_go_together(self) -> "RetrievalSettings":
+        given = [name for name in ("aesthetic_score", "aesthetic_weight") if getattr(self, name) is not None]
+        if len(given) == 1:
+            raise ValueError(
+                f"`{given[0]}` has no effect alone: give `aesthetic_score` (9, for example) and `aesthetic_weight` (0.5), or neither"
+            )
+        return self
 
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
@@ -415,32 +511,231 @@ def parse_allowed_address(text: str) -> tuple[str, int | None]:
     return network, int(port) if port else None
 
 
+# --- kNN indices -------------------------------------------------------------------------------------------------
+
+
+class ClipRetrievalCorpus(Settings):
+    """What `clip-retrieval inference` writes, and LAION-400M: `img_emb_N.npy` with `metadata_N.parquet`.
+
+    Attributes:
+        path: the folder; the files may lie in its sub-folders (`img_emb/`, `metadata/`, `images/` ...).
+        vectors: of what: of the images (`img_emb_N.npy`) or of their texts (`text_emb_N.npy`).
+        columns: of the metadata to keep, besides those that retrieval itself reads; null: all.
+    """
+
+    kind: Literal["clip-retrieval"]
+    path: str
+    vectors: Literal["image", "text"] = "image"
+    columns: tuple[str, ...] | None = None
+
+
+class DataCompCorpus(Settings):
+    """DataComp and CommonPool: `UID.parquet` with `UID.npz`.
+
+    Attributes:
+        path: the folder; sub-folders are read, too.
+        array: of the npz file: which CLIP, and whether of the image or the text.
+        columns: of the metadata to keep, besides those that retrieval itself reads; null: all.
+    """
+
+    kind: Literal["datacomp"]
+    path: str
+    array: Literal["b32_img", "b32_txt", "l14_img", "l14_txt"] = "l14_img"
+    columns: tuple[str, ...] | None = None
+
+
+class ParquetCorpus(Settings):
+    """Parquet files with a column of vectors: lists, of fixed size or not, of float16, float32 or float64.
+
+    Attributes:
+        path: a file, a folder (its sub-folders too) or a pattern such as `data/part-*.parquet`.
+        vector_column: found when only one column holds lists of floats.
+        url_column: found when it has a usual name (url, URL, image_url).
+        text_column: the column of the texts; found when it has a usual name (caption, TEXT, text, alt_text ...).
+        columns: others to keep, besides those that retrieval itself reads; null: all.
+    """
+
+    kind: Literal["parquet"]
+    path: str
+    vector_column: str | None = None
+    url_column: str | None = None
+    text_column: str | None = None
+    columns: tuple[str, ...] | None = None
+
+
+class PartitionCorpus(Settings):
+    """The seed images of an entry of the catalogue: its `seed_embeddings`, and what `seed_images` says of them.
+
+    Retrieval answers with URLs, which are then downloaded. Seeds of `kind: urls` have theirs; of others it is to be said.
+
+    Attributes:
+        partition: the entry.
+        base_url: for seeds of `kind: folder`: where a web server of yours serves that folder. A seed's URL is this
+            and its path in the folder. An address such as 127.0.0.1 must be in `download: allow_addresses:`.
+        downloads_of: another entry, where the seeds are its `downloaded_images` (say, `kind: parquet` over its folder): an
+            image has the URL that it was downloaded from there.
+    """
+
+    kind: Literal["partition"]
+    partition: str
+    base_url: str | None = None
+    downloads_of: str | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and "${" not in value and normal_url(value) is None:
+            raise ValueError(f"{value!r} is no URL: write http:// or https://, a host, and the folder's path")
+        return value
+
+
+CorpusSettings = Annotated[
+    ClipRetrievalCorpus | DataCompCorpus | ParquetCorpus | PartitionCorpus, Field(discriminator="kind")
+]
+
+
+def parse_bytes(size: str) -> int:
+    """`4GB`, `512 MB`, `1.5TiB` -> bytes.
+
+    Raises:
+        ValueError: the text is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*", size)
+    count = match and float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")
+    if not match or not count or count < 1:
+        raise ValueError(f"{size!r} is no size: write a number and MB, GB or TB, such as 4GB")
+    return int(count)
+
+
+class IndexBuildSettings(Settings):
+    """How an index is built of a corpus.
+
+    Attributes:
+        factory: the kind of index as FAISS's index factory writes it (`Flat`, `IVF4096,Flat`, `IVF65536_HNSW32,SQfp16`,
+            `OPQ64_256,IVF65536,PQ64x8`, `HNSW32`); null: chosen by the number of vectors and `memory`.
+        memory: that the index may take when it is searched, from which the kind is chosen, and that training may take.
+        training_rows: vectors that are sampled to train with; null: 64 for each list of the index.
+        seed: of the sample.
+        recall: that the number of lists to look into (`nprobe`, which the file keeps) is chosen for, as estimated of the
+            10 nearest on the sample.
+    """
+
+    factory: str | None = None
+    memory: str = "4GB"
+    training_rows: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    recall: float = Field(0.95, gt=0, le=1)
+
+    @property
+    def memory_bytes(self) -> int:
+        return parse_bytes(self.memory)
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
+
+
 class FaissIndexSettings(Settings):
-    """A local index in clip-retrieval's layout: `image.index` and `metadata/*.parquet`."""
+    """A local index in clip-retrieval's layout: `image.index` and `metadata/*.parquet`.
+
+    Attributes:
+        path: the folder.
+        corpus: what `knn_index` builds it of; null: the folder is somebody else's, and only read.
+        build: how it is built.
+        clip: the CLIP that made the vectors, where neither the folder nor the corpus says it.
+        nprobe: cells of an inverted file (IVF) that a query looks into: the more, the more it finds of what is nearest, and the
+            slower; null: as the index file says. Of no effect on indices without cells.
+        ef_search: candidates that the walk through an HNSW graph keeps, likewise.
+        aesthetic_embeddings: of the same CLIP, for `aesthetic_score`: a folder of `rating0.npy` to `rating9.npy`, as LAION's
+            aesthetic-predictor has them, or a .npy file whose row is the score.
+    """
+
+    # What was built is in the identity of the folder, and what is to be built is in what `knn_index` is made from.
+    WITHOUT_EFFECT = frozenset({"clip", "corpus", "build"})
 
     kind: Literal["faiss"]
     path: str
+    corpus: CorpusSettings | None = None
+    build: IndexBuildSettings = IndexBuildSettings()
+    clip: ClipSettings | None = None
+    nprobe: int | None = Field(None, ge=1)
+    ef_search: int | None = Field(None, ge=1)
+    aesthetic_embeddings: str | None = None
+
+
+def without_password(url: str) -> str:
+    """A URL without the name and password that may stand in it."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _one_or_more(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("urls", "must be a URL, or a list of URLs")
+    return value
+
+
+def _secret(value: Any) -> Any:
+    # What pydantic says of another type quotes the value.
+    if value is not None and not isinstance(value, str | SecretStr):
+        raise ValueError(
+            "must be a text: put quotes around it, or better, take it from the environment: ${KNN_KEY}"
+        )
+    return value
 
 
 class ServiceIndexSettings(Settings):
-    """A clip-retrieval back end that somebody runs.
+    """A clip-retrieval back end that somebody runs, or several that serve the same index.
 
     Attributes:
-        url: of the server, with or without `/knn-service`.
+        url: of the server, with or without `/knn-service`; or a list of such URLs, over which queries are spread. The first
+            names the index: when others come or go, no query is asked again.
         indice_name: which of its indices; null is the first.
-        timeout_s: seconds for one query.
+        clip: the CLIP that made its vectors; null: unknown, so that only the dimension is checked, by the service.
+        max_results: the most that the service gives a query, where it has such a limit.
+        timeout_s: seconds for one attempt at a query.
+        deadline_s: seconds for a query with all its attempts and the waits between them.
         retries: further attempts for a query that failed in a way that may pass.
-        connections: queries in flight at once.
+        connections: queries in flight at once, at each of the services.
+        max_bytes: of one answer, at most.
+        api_key: sent with every request; from the environment, `${KNN_KEY}`. It is shown and kept nowhere.
+        api_key_header: the header that it is sent in; in `Authorization` it follows the word `Bearer`.
     """
 
-    WITHOUT_EFFECT = frozenset({"timeout_s", "retries", "connections"})
+    WITHOUT_EFFECT = frozenset(
+        {
+            "clip",
+            "timeout_s",
+            "deadline_s",
+            "retries",
+            "connections",
+            "max_bytes",
+            "api_key",
+            "api_key_header",
+        }
+    )
 
     kind: Literal["clip-retrieval"]
-    url: str
+    url: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     indice_name: str | None = None
+    clip: ClipSettings | None = None
+    max_results: int | None = Field(None, ge=1)
     timeout_s: float = Field(30, gt=0)
+    deadline_s: float = Field(300, gt=0)
     retries: int = Field(2, ge=0, le=20)
     connections: int = Field(8, ge=1, le=256)
+    max_bytes: int = Field(64_000_000, ge=1)
+    api_key: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
+    api_key_header: str = Field("Authorization", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+    def effects(self) -> dict[str, Any]:
+        """The first URL stands for all, and without a password."""
+        return {**super().effects(), "url": without_password(self.url[0])}
 
 
 IndexSettings = Annotated[FaissIndexSettings | ServiceIndexSettings, Field(discriminator="kind")]

@@ -162,6 +162,8 @@ LISTS: dict[str, Any] = {
         {"url": URL},
         {"url": "http://x.example/", "sha256": IMAGE},
         {"url": "http://x.example/", "hits": [{"query_id": "q"}, {"query_id": IMAGE}]},
+        # Another URL of the same image, by which a query found it.
+        {"url": "http://x.example/", "hits": [{"query_id": "q"}, {"query_id": "q", "url": URL}]},
     ],
     "downloaded_images": [
         {"url": URL},

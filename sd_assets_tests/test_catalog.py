@@ -8,7 +8,7 @@ import pytest
 
 from sd_assets import catalog
 from sd_assets.errors import CatalogError
-from sd_assets.settings import BlockedSettings, parse_allowed_address
+from sd_assets.settings import BlockedSettings, ServiceIndexSettings, parse_allowed_address
 
 CLIP = {"model": "ViT-L-14", "pretrained": "openai"}
 GOOD: dict[str, Any] = {
@@ -61,14 +61,67 @@ def test_paths_of_sources_are_relative_to_the_file(
         assert getattr(source, "path", None) == str(resolved)
 
 
+def with_index(**index: Any) -> dict[str, Any]:
+    return {**GOOD, "indices": {**GOOD["indices"], "mine": {"kind": "faiss", "path": "mine", **index}}}
+
+
+def test_paths_of_indices_are_relative_to_the_file(tmp_path: Path) -> None:
+    corpus = {"kind": "clip-retrieval", "path": "corpus"}
+    raw = with_index(corpus=corpus, clip={"model": "local-dir:clip"}, aesthetic_embeddings="ratings")
+    index = catalog.parse(raw, tmp_path / "c.yaml").folder_index("mine")
+    assert index.path == str(tmp_path / "mine")
+    assert index.corpus is not None and getattr(index.corpus, "path", None) == str(tmp_path / "corpus")
+    assert index.clip is not None and index.clip.model == f"local-dir:{tmp_path / 'clip'}"
+    assert index.aesthetic_embeddings == str(tmp_path / "ratings")
+
+
+def test_an_index_that_is_no_folder_is_said_with_those_that_are(tmp_path: Path) -> None:
+    served = {"kind": "clip-retrieval", "url": "http://knn"}
+    found = catalog.parse({**GOOD, "indices": {**GOOD["indices"], "web": served}}, tmp_path / "c.yaml")
+    with pytest.raises(CatalogError, match=r"'web' is a service.*of `kind: faiss` there are: rooms$"):
+        found.folder_index("web")
+    with pytest.raises(CatalogError, match=r"there is no index 'room'; did you mean 'rooms'\?"):
+        found.folder_index("room")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            with_index(corpus={"kind": "partition", "partition": "logo"}),
+            "indices.mine.corpus.partition: there is no seed dataset 'logo'; there are: logos; did you mean 'logos'?",
+        ),
+        (
+            with_index(corpus={"kind": "partition", "partition": "logos", "downloads_of": "other"}),
+            "indices.mine.corpus.downloads_of: there is no seed dataset 'other'; there are: logos",
+        ),
+        (
+            with_index(corpus={"kind": "datacomp", "path": "x", "arrays": "l14_img"}),
+            "indices.mine.corpus.arrays: unknown field",
+        ),
+        (
+            with_index(corpus={"kind": "partition", "partition": 7}),
+            "indices.mine.corpus.partition: must be a text",
+        ),
+        (with_index(corpus={"kind": "npy"}), "indices.mine.corpus: there is no kind 'npy'"),
+        (with_index(clip={"model": "ViT-B-32"}), "indices.mine.clip: model 'ViT-B-32' has no weights"),
+        (
+            {**GOOD, "indices": {**GOOD["indices"], "a...b": {"kind": "faiss", "path": "x"}}},
+            "indices.'a...b': the name is a partition key: no `...`",
+        ),
+    ],
+)
+def test_a_mistake_in_an_index(tmp_path: Path, raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(CatalogError, match=re.escape(message)):
+        catalog.parse(raw, tmp_path / "c.yaml")
+
+
 def test_environment_variables_expand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNN", "http://knn:1234")
     index = {"kind": "clip-retrieval", "url": "${KNN}/x", "indice_name": "${NAME_NOT_SET:-fallback}"}
     found = catalog.parse({**GOOD, "indices": {"rooms": index}}, tmp_path / "c.yaml").index("rooms")
-    assert (getattr(found, "url", None), getattr(found, "indice_name", None)) == (
-        "http://knn:1234/x",
-        "fallback",
-    )
+    assert isinstance(found, ServiceIndexSettings)
+    assert (found.url, found.indice_name) == (("http://knn:1234/x",), "fallback")
 
 
 def test_an_unset_variable_hurts_only_who_uses_it(tmp_path: Path) -> None:
@@ -77,7 +130,7 @@ def test_an_unset_variable_hurts_only_who_uses_it(tmp_path: Path) -> None:
         {**GOOD, "indices": {**GOOD["indices"], "other": index}}, tmp_path / "c.yaml"
     ).index("other")
     with pytest.raises(CatalogError, match="NOT_SET_AT_ALL is not set: export NOT_SET_AT_ALL="):
-        catalog.require_set(found.url, "indices.other.url")
+        catalog.require_set(found.url[0], "indices.other.url")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,18 @@ from typing import Any, Final
 import dagster as dg
 
 from sd_assets import catalog
+from sd_assets.settings import FaissIndexSettings
 
-# One partition per entry of the catalogue. Read when the code location loads: after adding an entry, reload it.
-SEEDS: Final = dg.StaticPartitionsDefinition(list(catalog.load().seed_datasets))
+# Read when the code location loads: after adding an entry or an index, reload it.
+CATALOG: Final = catalog.load()
+
+# One partition per entry of the catalogue.
+SEEDS: Final = dg.StaticPartitionsDefinition(list(CATALOG.seed_datasets))
+
+# One partition per index of the catalogue that is a folder; there may be none.
+INDICES: Final = dg.StaticPartitionsDefinition(
+    [name for name, index in CATALOG.indices.items() if isinstance(index, FaissIndexSettings)]
+)
 
 # Assets that hold a model on the device; dagster.yaml limits how many run at once.
 GPU_POOL: Final = "gpu"
@@ -24,7 +33,7 @@ def seed_asset(
     code_version: str,
     *,
     sections: Sequence[str] = (),
-    deps: Sequence[dg.AssetKey] = (),
+    deps: Sequence[dg.AssetKey | dg.AssetDep] = (),
     kinds: frozenset[str] = frozenset(),
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:

@@ -6,6 +6,7 @@ from sd_assets.assets.common import GPU_POOL, seed_asset
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import ClipResource
+from sd_assets.retrieval.fit import check_fit
 from sd_assets.retrieval.index import open_index
 from sd_assets.stages.embed import EmbedStage, query_batches
 from sd_assets.storage.staging import Staged
@@ -22,9 +23,13 @@ def seed_embeddings(
     compute: ComputeResource,
 ) -> dg.MaterializeResult[Staged]:
     """CLIP embedding of every seed image and prompt."""
-    entry = catalog.entry(context.partition_key)
+    current = catalog.read()
+    entry = current.entry(context.partition_key)
+    name = entry.retrieval.index
+    index = current.index(name)
     # Nothing is asked of the index yet; but that its URL or path cannot be is known here, before the embedding is paid.
-    open_index(entry.retrieval.index, catalog.index(entry.retrieval.index), entry.retrieval)
+    open_index(name, index, entry.retrieval)
     encoder = clip.encoder(entry.clip)
+    check_fit(name, index, entry.clip, encoder, clip_of_corpus=current.clip_of_corpus(name))
     rows = query_batches(seed_images, seed_prompts)
     return compute.run(context, EmbedStage(encoder), rows, made_from=[seed_images, seed_prompts])

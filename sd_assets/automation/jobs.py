@@ -9,6 +9,13 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from sd_assets.assets.common import SEEDS
 
 BUILD_DATASET: Final = "build_dataset"
+BUILD_INDEX: Final = "build_index"
+
+build_index: Final = dg.define_asset_job(
+    BUILD_INDEX,
+    selection=dg.AssetSelection.assets("knn_index"),
+    description="One kNN index of the catalogue: built of its corpus, if that has changed; or checked, if somebody brought it.",
+)
 
 
 def build_dataset(assets: Iterable[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:

@@ -3,14 +3,16 @@
 import logging
 import os
 import socket
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
 
 from sd_assets import catalog
-from sd_assets.automation.jobs import BUILD_DATASET
+from sd_assets.automation.jobs import BUILD_DATASET, BUILD_INDEX
 from sd_assets.definitions import ASSETS, defs
 from sd_assets.errors import SdAssetsError, WriteError
+from sd_assets.settings import PartitionCorpus
 
 # Says which process works on a run, so that a later launch can tell a run that was killed from one that goes on.
 PROCESS_TAG = "sd_assets/process"
@@ -25,8 +27,12 @@ _EXPECTED |= {error.__name__ for error in SdAssetsError.__subclasses__()}
 _CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
-def build_partition(partition: str) -> list[str]:
+def build_partition(partition: str, last: str | None = None) -> list[str]:
     """Materialize every asset of a partition, and check it.
+
+    Args:
+        partition: an entry of the catalogue.
+        last: an asset; only it and what it is made from. None: all.
 
     Returns:
         A line for each check that failed without stopping the run.
@@ -37,16 +43,13 @@ def build_partition(partition: str) -> list[str]:
         DagsterHomeNotSetError: `DAGSTER_HOME` is not set.
     """
     catalog.load().entry(partition)
+    job = defs.resolve_job_def(BUILD_DATASET)
     with dg.DagsterInstance.get() as instance:
         end_dead_runs(instance)
-        job = defs.resolve_job_def(BUILD_DATASET).with_logger_defs({"console": progress})
-        result = job.execute_in_process(
-            run_config={"loggers": {"console": {}}},
-            instance=instance,
-            partition_key=partition,
-            tags={PROCESS_TAG: _process()},
-            raise_on_error=False,
-        )
+        wanted = None
+        if last is not None:
+            wanted = dg.AssetSelection.assets(last).upstream().resolve(job.asset_layer.asset_graph)
+        result = _executed(job, partition, instance, wanted)
     failed = [found for found in result.get_asset_check_evaluations() if not found.passed]
     if not result.success:
         stops = [
@@ -54,14 +57,55 @@ def build_partition(partition: str) -> list[str]:
             for found in failed
             if found.blocking and found.severity is dg.AssetCheckSeverity.ERROR
         ]
-        reasons = (_reason(event) for event in result.all_events if event.is_step_failure)
-        raise SdAssetsError("\n".join([*stops, *filter(None, reasons)]))
+        raise SdAssetsError("\n".join([*stops, *_reasons(result)]))
     return [line_of(found) for found in failed]
+
+
+def build_index(name: str) -> Mapping[str, Any]:
+    """Materialize an index of the catalogue; one of an entry's embeddings after these.
+
+    Returns:
+        What the materialization says of it: its metadata.
+
+    Raises:
+        SdAssetsError: there is no such index, or it failed, with its reason; or as `build_partition`.
+        DagsterHomeNotSetError: `DAGSTER_HOME` is not set.
+    """
+    corpus = catalog.load().folder_index(name).corpus
+    if isinstance(corpus, PartitionCorpus):
+        build_partition(corpus.partition, last="seed_embeddings")
+    with dg.DagsterInstance.get() as instance:
+        result = _executed(defs.resolve_job_def(BUILD_INDEX), name, instance)
+    if not result.success:
+        raise SdAssetsError("\n".join(_reasons(result)))
+    (made,) = result.asset_materializations_for_node("knn_index")
+    return {label: value.value for label, value in made.metadata.items()}
+
+
+def _executed(
+    job: dg.JobDefinition,
+    partition: str,
+    instance: dg.DagsterInstance,
+    assets: Collection[dg.AssetKey] | None = None,
+) -> dg.ExecuteInProcessResult:
+    return job.with_logger_defs({"console": progress}).execute_in_process(
+        run_config={"loggers": {"console": {}}},
+        instance=instance,
+        partition_key=partition,
+        asset_selection=None if assets is None else list(assets),
+        tags={PROCESS_TAG: _process()},
+        raise_on_error=False,
+    )
 
 
 def line_of(found: dg.AssetCheckEvaluation) -> str:
     """What a check found, for a person at a terminal."""
     return f"{found.asset_key.to_user_string()}, {found.check_name}: {found.description or 'failed'}"
+
+
+def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
+    reasons = (_reason(event) for event in result.all_events if event.is_step_failure)
+    return [reason for reason in reasons if reason]
 
 
 def _reason(event: dg.DagsterEvent) -> str | None:

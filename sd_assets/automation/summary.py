@@ -31,3 +31,12 @@ def print_failed_checks(lines: Sequence[str]) -> None:
         print(f"\nchecks that failed: {len(lines)}")
     for line in lines:
         print(f"  {line}")
+
+
+def print_index(name: str, said: Mapping[str, Any]) -> None:
+    """A line for each thing that the materialization of an index says; large numbers in groups of three."""
+    print(f"\nindex {name}")
+    for label, value in said.items():
+        if not label.startswith("dagster/"):
+            shown = f"{value:,}" if isinstance(value, int) else value
+            print(f"  {label}: {shown}")

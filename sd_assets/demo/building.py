@@ -267,7 +267,7 @@ def _faulty(
 def _verify(world: World, queries: Array, pages: Sequence[_Page]) -> None:
     """Ask the index as the pipeline will. Raises `SdAssetsError` unless every fault is retrieved by a seed image."""
     answers = FaissIndex("demo world", world.index_folder).search(queries, world.spec.images_per_query)
-    retrieved = {hit.url for answer in answers if isinstance(answer, list) for hit in answer}
+    retrieved = set(answers.hits.column("url").to_pylist())
     lost = [page for page in pages if page.fault is not None and page.url not in retrieved]
     if lost:
         kinds = sorted({str(page.fault) for page in lost})
@@ -291,7 +291,7 @@ def _write_index(world: World, pages: Sequence[_Page]) -> None:
             "license": pa.array([content.licence(rng) for _ in pages], pa.string()),
         }
     )
-    write_index(world.index_folder, np.stack([page.embedding for page in pages]), metadata)
+    write_index(world.index_folder, np.stack([page.embedding for page in pages]), metadata, world.model)
 
 
 def _truth(scene: Scene) -> dict[str, Any]:

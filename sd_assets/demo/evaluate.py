@@ -59,7 +59,7 @@ def evaluate(world_folder: Path, tables: Mapping[str, Path]) -> Evaluation:
     Raises:
         SdAssetsError: the truth or a table is missing.
     """
-    truth = _Truth(world_folder)
+    truth = Truth(world_folder)
     errors = dict(_errors(tables))
     planted = truth.faults
     right = sum(errors.get(url) == FAULTS[kind].expected for url, kind in planted.items())
@@ -75,11 +75,12 @@ def evaluate(world_folder: Path, tables: Mapping[str, Path]) -> Evaluation:
     )
 
 
-class _Truth:
+class Truth:
     """What every URL shows.
 
     Attributes:
         pairs: URL -> the (colour, object) pairs in view.
+        groups: URL -> what it shares with its near-duplicates and copies; only URLs that have some.
         faults: URL -> its kind of fault; only URLs that have one.
     """
 
@@ -91,6 +92,9 @@ class _Truth:
             raise SdAssetsError(f"cannot read the truth of the demo world: {path}: {error}") from error
         self.pairs: dict[str, frozenset[Pair]] = {
             url: frozenset((colour, kind) for colour, kind in image["items"]) for url, image in images.items()
+        }
+        self.groups: dict[str, str] = {
+            url: image["group"] for url, image in images.items() if image["group"] is not None
         }
         self.faults: dict[str, str] = {
             url: image["fault"] for url, image in images.items() if image["fault"] is not None
@@ -119,7 +123,7 @@ def _errors(tables: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
                 yield row["url"], row["error"]
 
 
-def _precision(truth: _Truth, tables: Mapping[str, Path]) -> float | None:
+def _precision(truth: Truth, tables: Mapping[str, Path]) -> float | None:
     if "seed_prompts" not in tables:
         return None
     wanted = {
@@ -136,7 +140,7 @@ def _precision(truth: _Truth, tables: Mapping[str, Path]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-def _captions(truth: _Truth, tables: Mapping[str, Path]) -> tuple[float | None, float | None]:
+def _captions(truth: Truth, tables: Mapping[str, Path]) -> tuple[float | None, float | None]:
     """(Pair accuracy, object recall) over the generated captions of retrieved images."""
     shown = {
         row["image_id"]: truth.pairs[row["url"]]

@@ -1,5 +1,6 @@
 """retrieval_hits and retrieved_image_urls: whether queries found anything, and how similar it is."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -32,9 +33,12 @@ URL_SIMILARITIES = Check(
 def judge_hits(table: Table, settings: CheckSettings) -> Iterator[Finding]:
     """`HAVE_HITS` and `SIMILARITIES` of retrieval_hits: of the queries that did not fail."""
     queries = without = hits = 0
+    left_out: Counter[str] = Counter()
     kinds: dict[str, Distribution] = {}
-    for batch in table.batches(["kind", "hits", "error"]):
+    for batch in table.batches(["kind", "hits", "left_out", "error"]):
         batch = batch.filter(batch.column("error").is_null())
+        for entry in batch.column("left_out").flatten().to_pylist():
+            left_out[entry["reason"]] += entry["count"]
         lengths = pc.fill_null(pc.list_value_length(batch.column("hits")), 0)
         queries += len(batch)
         without += pc.sum(pc.equal(lengths, 0)).as_py() or 0
@@ -47,10 +51,13 @@ def judge_hits(table: Table, settings: CheckSettings) -> Iterator[Finding]:
     share = without / queries if queries else 0.0
     passed = share <= settings.max_queries_without_hits and (hits > 0 or queries == 0)
     said = f"{hits} hits; {without} of {queries} queries ({percent(share)}) have none"
+    if left_out:
+        counts = ", ".join(f"{reason} {count}" for reason, count in left_out.most_common())
+        said += f"; left out: {counts}"
     if not passed:
         said += (
             f", and checks.max_queries_without_hits is {percent(settings.max_queries_without_hits)}: look whether the "
-            "index of the entry's `retrieval` is the right one, whole, and not emptied by the service's filters"
+            "index of the entry's `retrieval` is the right one, whole, and not emptied by filters, the entry's or the service's"
         )
     yield HAVE_HITS.found(
         passed,
@@ -59,6 +66,7 @@ def judge_hits(table: Table, settings: CheckSettings) -> Iterator[Finding]:
         queries_without_hits=without,
         share_without_hits=share,
         hits=hits,
+        left_out=dict(left_out),
         limit=settings.max_queries_without_hits,
     )
     yield _against_medians(kinds, settings)

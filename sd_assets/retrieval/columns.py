@@ -2,6 +2,8 @@
 
 LAION writes URL, TEXT, WIDTH, LICENSE, NSFW; clip-retrieval's `inference` image_path and caption; DataComp url, text,
 original_width; img2dataset both width (after its resizing) and original_width, so the latter goes first.
+
+What a value becomes is said once, for single ones (`hit_of`, for what comes as JSON); whole columns (`known_of`) come to the same.
 """
 
 from __future__ import annotations
@@ -10,7 +12,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sd_assets.retrieval.index import Hit
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sd_assets.retrieval.index import HITS, Hit
 
 NAMES: dict[str, tuple[str, ...]] = {
     "url": ("url", "URL", "image_url", "image_path"),
@@ -19,9 +25,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "height": ("original_height", "HEIGHT", "height"),
     "licence": ("LICENSE", "license", "LICENCE", "licence"),
     "nsfw": ("NSFW", "nsfw", "punsafe"),
+    "language": ("LANGUAGE", "language", "lang"),
     "sha256": ("sha256", "SHA256"),
 }
 """For each field of a hit the columns that may hold it, the best first."""
+
+KNOWN = pa.schema([field for field in HITS if field.name in NAMES])
+"""The columns that a corpus may know of an image: those of a hit that are not the query's."""
 
 _INT32_MAX = 2**31 - 1
 
@@ -58,13 +68,33 @@ def hit_of(row: Mapping[str, Any], columns: Mapping[str, str], similarity: float
         height=_pixels(value.get("height")),
         licence=_text(value.get("licence")),
         nsfw=_text(value.get("nsfw")),
+        language=_text(value.get("language")),
         sha256=_text(value.get("sha256")),
     )
+
+
+def known_of(rows: pa.RecordBatch, columns: Mapping[str, str]) -> pa.RecordBatch:
+    """Metadata as the columns `KNOWN`; a field without a column is null in all rows.
+
+    Args:
+        rows: metadata, less than 2 GiB of text in a column.
+        columns: the column of each field, see `chosen_columns`.
+    """
+    known = []
+    for field in KNOWN:
+        if field.name not in columns:
+            known.append(pa.nulls(len(rows), field.type))
+        else:
+            judged = _all_pixels if field.type == pa.int32() else _all_texts
+            known.append(judged(rows.column(columns[field.name])))
+    return pa.RecordBatch.from_arrays(known, schema=KNOWN)
 
 
 def _text(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace") or None
     # JSON may carry lone surrogates, which no Parquet file can hold.
     return str(value).encode("utf-8", "replace").decode("utf-8") or None
 
@@ -75,3 +105,41 @@ def _pixels(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 < number <= _INT32_MAX else None
+
+
+def _all_texts(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        values = values.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        try:
+            texts = values.cast(pa.string())  # which looks at every byte: files may hold what is no UTF-8
+        except pa.ArrowInvalid:
+            return _one_by_one(values, _text, pa.string())
+        return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
+    if pa.types.is_floating(kind):
+        # As Python writes them, which is not as Arrow does.
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return pa.array(numbers.astype(str), pa.string(), mask=np.isnan(numbers))
+    if pa.types.is_integer(kind):
+        return values.cast(pa.string())
+    return _one_by_one(values, _text, pa.string())
+
+
+def _all_pixels(values: pa.Array) -> pa.Array:
+    if pa.types.is_floating(values.type):
+        values = pc.trunc(values.cast(pa.float64()))
+    elif pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
+        values = values.cast(pa.int64())
+    else:
+        return _one_by_one(values, _pixels, pa.int32())
+    # Neither holds for NaN.
+    sensible = pc.and_(pc.greater(values, 0), pc.less_equal(values, _INT32_MAX))
+    return pc.if_else(sensible, values, pa.scalar(None, values.type)).cast(pa.int32())
+
+
+def _one_by_one(values: pa.Array, judged: Any, kind: pa.DataType) -> pa.Array:
+    """For the seldom kinds of columns."""
+    return pa.array([judged(value) for value in values.to_pylist()], kind)

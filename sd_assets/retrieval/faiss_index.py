@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sd_assets.errors import RetrievalError
-from sd_assets.retrieval.columns import NAMES, chosen_columns, hit_of
-from sd_assets.retrieval.index import Answer, Hit, checked_queries, query_failed
+from sd_assets.retrieval.faiss_search import AS_THE_FILE_SAYS, SearchOptions, inverted_file_in, search
+from sd_assets.retrieval.index import HITS, Answers, answers_of, checked_queries, query_failed
 from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER
+from sd_assets.retrieval.metadata import Metadata, edges_digest, metadata_files, open_metadata
 
 _log = logging.getLogger(__name__)
 
-# From 20 queries on, FAISS computes a Flat index with one matrix product, whose last bits depend on the batch. Smaller blocks
-# keep the promise that a row's result does not depend on its batch.
-_BLOCK = 16
-_EDGE_BYTES = 1 << 20
-
 
 class FaissIndex:
-    """Implements `KnnIndex` over a folder that holds `image.index` and `metadata/*.parquet`."""
+    """Implements `KnnIndex` over a folder that holds `image.index` and `metadata/*.parquet`.
+
+    Args:
+        name: of the index in the catalogue.
+        folder: that it lies in.
+        options: of each search.
+    """
 
     local = True
+    calls_at_once = 1
 
-    def __init__(self, name: str, folder: str | Path) -> None:
+    def __init__(self, name: str, folder: str | Path, options: SearchOptions = AS_THE_FILE_SAYS) -> None:
         self._name = name
         self._folder = Path(folder)
+        self._options = options
         self._index: Any = None
-        self._metadata: _Metadata | None = None
+        self._metadata: Metadata | None = None
+        self._reconstructs = False
+        self._lock = Lock()
 
     @cached_property
     def identity(self) -> str:
-        """A digest of the files' names, sizes, and first and last MiB: cheap on any size, and the same wherever the folder lies."""
-        digest = hashlib.sha256()
-        for path in (self._index_file, *self._metadata_files):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(self._folder).as_posix()}\0{size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(_EDGE_BYTES))
-                file.seek(max(0, size - _EDGE_BYTES))
-                digest.update(file.read(_EDGE_BYTES))
-        return f"faiss:{digest.hexdigest()}"
+        """Of the files, wherever they lie, and of the options that override theirs."""
+        files = [self._index_file, *metadata_files(self._folder, f"index {self._name!r}: ")]
+        options = {name: value for name, value in asdict(self._options).items() if value is not None}
+        return "#".join(
+            [
+                "faiss:" + edges_digest(self._folder, files),
+                *(f"{name}={value}" for name, value in options.items()),
+            ]
+        )
 
     @property
     def dim(self) -> int | None:
         """Of the vectors; None before `open()`."""
         return None if self._index is None else int(self._index.d)
+
+    @property
+    def fields(self) -> frozenset[str] | None:
+        """Those that the metadata has columns for; None before `open()`."""
+        return None if self._metadata is None else self._metadata.fields
+
+    @property
+    def metadata_rows(self) -> int:
+        """Rows of metadata: as many as vectors, or more. Opens the index."""
+        self.open()
+        assert self._metadata is not None
+        return self._metadata.rows
 
     def open(self) -> None:
         """Map the index and read the footers of its metadata. Raises `RetrievalError`."""
@@ -75,7 +91,7 @@ class FaissIndex:
                 f"index {self._name!r}: {self._index_file} compares by a metric other than the inner product (FAISS metric "
                 f"{index.metric_type}); build it with faiss.METRIC_INNER_PRODUCT over L2-normalised vectors"
             )
-        metadata = _Metadata(self._name, self._metadata_files)
+        metadata = open_metadata(self._name, self._folder)
         if metadata.rows < index.ntotal:
             raise RetrievalError(
                 f"index {self._name!r}: {self._index_file} holds {index.ntotal} vectors, but the metadata in "
@@ -94,34 +110,81 @@ class FaissIndex:
         self._metadata = metadata
         self._index = index
 
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[Answer]:
-        """See `KnnIndex.search`. Each row group of the metadata is read at most once a call."""
+    def close(self) -> None:
+        """The mapped files go with the index."""
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing that its identity does not say."""
+        return {}
+
+    def search(self, queries: npt.NDArray[np.float32], k: int) -> Answers:
+        """See `KnnIndex.search`. Quicker the more queries it has, up to some hundred; what each finds is the same."""
         self.open()
         assert self._metadata is not None
         vectors = checked_queries(queries, self.dim, self._name)
-        if not len(vectors):
-            return []
-        k = min(k, int(self._index.ntotal))
-        if k < 1:
-            return [[] for _ in vectors]
-        blocks = [self._index.search(vectors[i : i + _BLOCK], k) for i in range(0, len(vectors), _BLOCK)]
-        similarities = np.concatenate([block[0] for block in blocks])
-        ids = np.concatenate([block[1] for block in blocks])
-        rows = self._metadata.take(np.unique(ids[ids >= 0]))
-        answers: list[Answer] = []
-        for query, query_ids, query_similarities in zip(vectors, ids, similarities, strict=True):
-            if not np.isfinite(query).all():
-                answers.append(query_failed("the query holds NaN or infinity"))
-                continue
-            hits: list[Hit] = []
-            for id_, similarity in zip(query_ids.tolist(), query_similarities.tolist(), strict=True):
-                if id_ < 0:  # the index found fewer than k
-                    continue
-                hit = hit_of(rows[id_], self._metadata.columns, similarity, rank=len(hits))
-                if hit is not None:
-                    hits.append(hit)
-            answers.append(hits)
-        return answers
+        failed: npt.NDArray[np.bool_] = np.logical_not(np.isfinite(vectors).all(axis=1))
+        total = int(self._index.ntotal)
+        k = min(k, total)
+        if k < 1 or not len(vectors):
+            return answers_of([[] for _ in vectors], 1)
+        if failed.any():
+            vectors = np.where(failed[:, None], np.float32(0), vectors)
+        similarities, ids = search(self._index, vectors, k, self._options)
+        found = (ids >= 0) & ~failed[:, None]  # fewer than k, perhaps
+        exhausted = (ids[:, -1] < 0) | (k == total) | failed
+        owners = np.repeat(np.arange(len(vectors)), found.sum(axis=1))
+        return self._answers(owners, similarities[found], ids[found], exhausted, np.flatnonzero(failed))
+
+    def _answers(
+        self,
+        owners: npt.NDArray[np.int64],
+        similarities: npt.NDArray[np.float32],
+        ids: npt.NDArray[np.int64],
+        exhausted: npt.NDArray[np.bool_],
+        failed: npt.NDArray[np.int64],
+    ) -> Answers:
+        """With what is known of the candidates, less those of which no URL is."""
+        assert self._metadata is not None
+        known = self._metadata.take(ids)
+        if known.column("url").null_count:
+            named = known.column("url").is_valid()
+            kept = named.to_numpy(zero_copy_only=False)
+            owners, similarities, ids = owners[kept], similarities[kept], ids[kept]
+            known = known.filter(named)
+        counts = np.bincount(owners, minlength=len(exhausted)).astype(np.int64)
+        ranks = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = {
+            **dict(zip(known.schema.names, known.columns, strict=True)),
+            "rank": pa.array(ranks, pa.int32()),
+            "similarity": pa.array(similarities, pa.float32()),
+        }
+        hits = pa.RecordBatch.from_arrays([columns[name] for name in HITS.names], schema=HITS)
+        errors = {int(place): query_failed("the query holds NaN or infinity") for place in failed}
+        return Answers(counts, hits, exhausted, errors, ids)
+
+    def vectors(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """See `KnnIndex.vectors`.
+
+        An inverted file does not know where a number lies: the first call reads the numbers of all its vectors, and keeps 8
+        bytes for each from then on.
+
+        Raises:
+            RetrievalError: the index has no vector of such a number, or cannot give any.
+        """
+        self.open()
+        with self._lock:
+            if not self._reconstructs:
+                inverted = inverted_file_in(self._index)
+                if inverted is not None:
+                    inverted.make_direct_map()
+                self._reconstructs = True
+        try:
+            found: npt.NDArray[np.float32] = self._index.reconstruct_batch(np.asarray(ids, np.int64))
+        except RuntimeError as error:
+            raise RetrievalError(
+                f"index {self._name!r}: {self._folder / INDEX_FILE} does not give its vectors: {error}"
+            ) from error
+        return found
 
     @property
     def _index_file(self) -> Path:
@@ -132,67 +195,3 @@ class FaissIndex:
                 f"{INDEX_FILE} and {METADATA_FOLDER}/*.parquet, as clip-retrieval's `index` writes it"
             )
         return path
-
-    @property
-    def _metadata_files(self) -> list[Path]:
-        folder = self._folder / METADATA_FOLDER
-        paths = sorted(folder.glob("*.parquet"))
-        if not paths:
-            raise RetrievalError(
-                f"index {self._name!r}: there are no Parquet files in {folder}; copy the metadata that belongs to "
-                f"{INDEX_FILE} there (row i of the files, sorted by name, is vector i)"
-            )
-        return paths
-
-
-class _Metadata:
-    """Rows by position over several Parquet files, without holding them in memory.
-
-    Attributes:
-        rows: in all files together.
-        columns: for each field of a hit the column that holds it.
-    """
-
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        self._name = name
-        # The position of the first row of every row group, and which it is.
-        starts: list[int] = []
-        self._groups: list[tuple[Path, int]] = []
-        self.rows = 0
-        present: set[str] | None = None
-        for path in paths:
-            footer = self._opened(path).metadata
-            names = set(footer.schema.to_arrow_schema().names)
-            present = names if present is None else present & names
-            for group in range(footer.num_row_groups):
-                starts.append(self.rows)
-                self._groups.append((path, group))
-                self.rows += footer.row_group(group).num_rows
-        self._starts = np.array(starts, dtype=np.int64)
-        self.columns = chosen_columns(present or set())
-        if "url" not in self.columns:
-            raise RetrievalError(
-                f"index {name!r}: the metadata in {paths[0].parent} has no column of URLs that all files share; looked for "
-                f"{', '.join(NAMES['url'])}, the first file has {', '.join(sorted(present or set()))}"
-            )
-
-    def take(self, positions: npt.NDArray[np.int64]) -> dict[int, dict[str, Any]]:
-        """The rows at these positions (ascending, distinct): their metadata by column name."""
-        taken: dict[int, dict[str, Any]] = {}
-        owners = np.searchsorted(self._starts, positions, side="right") - 1
-        for owner in np.unique(owners):
-            path, group = self._groups[owner]
-            wanted = positions[owners == owner]
-            try:
-                table = self._opened(path).read_row_group(group, columns=list(self.columns.values()))
-            except (pa.ArrowException, OSError) as error:
-                raise RetrievalError(f"index {self._name!r}: cannot read {path}: {error}") from error
-            found = table.take(pa.array(wanted - self._starts[owner])).to_pylist()
-            taken.update(zip(wanted.tolist(), found, strict=True))
-        return taken
-
-    def _opened(self, path: Path) -> Any:
-        try:
-            return pq.ParquetFile(path, memory_map=True)
-        except (pa.ArrowException, OSError) as error:
-            raise RetrievalError(f"index {self._name!r}: cannot read {path}: {error}") from error

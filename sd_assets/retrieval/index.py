@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from sd_assets.catalog import require_set
 from sd_assets.errors import ErrorCode, RetrievalError, RowError
+from sd_assets.schemas import HIT
 from sd_assets.settings import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings
 
 
@@ -26,6 +30,7 @@ class Hit:
         height: of the original, px.
         licence: as the corpus states it.
         nsfw: as the corpus states it: a label (`UNLIKELY`) or a score (`0.02`).
+        language: of the alt text, as the corpus states it: mostly an ISO 639-1 code (`en`).
         sha256: of the image's bytes, hex, as the corpus states it.
     """
 
@@ -37,11 +42,63 @@ class Hit:
     height: int | None = None
     licence: str | None = None
     nsfw: str | None = None
+    language: str | None = None
     sha256: str | None = None
 
 
 Answer = list[Hit] | RowError
 """The hits of one query, best first, or why it has none."""
+
+HITS = pa.schema(list(HIT))
+"""The columns of `Answers.hits`."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an index answers to a batch of queries, in columns: a Python object a hit would cost more than finding it.
+
+    Attributes:
+        counts: int64, shape (queries,): candidates of each query.
+        hits: the columns `HITS`, a row a candidate: the queries one after the other, each best first, its ranks from 0.
+        exhausted: bool, shape (queries,): the index has no more for this query than these.
+        errors: why a query failed, by its place in the batch; it has no candidates, and is exhausted.
+        ids: int64, shape (candidates,): the candidates' numbers in a local index; None for a service.
+    """
+
+    counts: npt.NDArray[np.int64]
+    hits: pa.RecordBatch
+    exhausted: npt.NDArray[np.bool_]
+    errors: Mapping[int, RowError]
+    ids: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """The queries."""
+        return len(self.counts)
+
+    def of_queries(self) -> pa.ListArray:
+        """The hits as a list of `HIT` a query, as `schemas.RETRIEVAL_HITS` has them."""
+        offsets = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32)
+        return pa.ListArray.from_arrays(
+            pa.array(offsets), pa.StructArray.from_arrays(self.hits.columns, fields=list(HIT))
+        )
+
+    def __post_init__(self) -> None:
+        if not len(self.counts) == len(self.exhausted) or int(self.counts.sum()) != len(self.hits):
+            raise ValueError(
+                f"{len(self.hits)} hits and {len(self.exhausted)} ends do not fit the counts of {len(self.counts)} queries"
+            )
+
+
+def answers_of(answers: Sequence[Answer], k: int) -> Answers:
+    """Answers that came one by one, as columns. A query that has fewer hits than the `k` asked for counts as exhausted."""
+    hits = [hit for answer in answers if not isinstance(answer, RowError) for hit in answer]
+    counts = np.array([0 if isinstance(answer, RowError) else len(answer) for answer in answers], np.int64)
+    return Answers(
+        counts,
+        pa.RecordBatch.from_pylist([asdict(hit) for hit in hits], schema=HITS),
+        counts < k,
+        {place: answer for place, answer in enumerate(answers) if isinstance(answer, RowError)},
+    )
 
 
 class KnnIndex(Protocol):
@@ -52,6 +109,9 @@ class KnnIndex(Protocol):
             to look at an index that is not there.
         dim: of its vectors; None where only the index itself knows. Known after `open()`.
         local: False where answers may change although the identity does not.
+        fields: of a hit that the index knows of some image at least; None where only the answers tell. Known after `open()`.
+        calls_at_once: calls of `search` that it wants to have under way, each of one query, from as many threads; 1: one call
+            after the other, each of many queries.
     """
 
     @property
@@ -63,6 +123,12 @@ class KnnIndex(Protocol):
     @property
     def local(self) -> bool: ...
 
+    @property
+    def fields(self) -> frozenset[str] | None: ...
+
+    @property
+    def calls_at_once(self) -> int: ...
+
     def open(self) -> None:
         """Make ready for `search`; once per worker.
 
@@ -70,7 +136,13 @@ class KnnIndex(Protocol):
             RetrievalError: the index is missing, damaged or does not answer.
         """
 
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[Answer]:
+    def close(self) -> None:
+        """Give back what `open` took, and end the calls that are under way."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth to be known of the answers so far, for the metadata of the table."""
+
+    def search(self, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """The `k` nearest images of each query, or fewer where the corpus has no more.
 
         Args:
@@ -78,10 +150,16 @@ class KnnIndex(Protocol):
             k: hits a query, at most.
 
         Returns:
-            One answer per query, in order; a query that failed is a `RowError` with the code `query_failed`.
+            What each query found, in order; a query that failed has a `RowError` with the code `query_failed`.
 
         Raises:
             RetrievalError: queries and index do not fit, or the index is gone.
+        """
+
+    def vectors(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """The vectors of these numbers, float32, shape (len(ids), dim), as far as a compressed index still knows them.
+
+        None where the index cannot say (a service).
         """
 
 
@@ -97,18 +175,32 @@ def open_index(
     # Imported here, so that naming the protocol does not load an HTTP client.
     if isinstance(settings, FaissIndexSettings):
         from sd_assets.retrieval.faiss_index import FaissIndex
+        from sd_assets.retrieval.faiss_search import SearchOptions
 
-        if retrieval.aesthetic_score is not None or retrieval.aesthetic_weight is not None:
+        options = SearchOptions(nprobe=settings.nprobe, ef_search=settings.ef_search)
+        index = FaissIndex(name, require_set(settings.path, f"indices.{name}.path"), options)
+        if retrieval.aesthetic_score is None or retrieval.aesthetic_weight is None:
+            return index
+        from sd_assets.retrieval.aesthetic import AestheticIndex
+
+        where = f"indices.{name}.aesthetic_embeddings"
+        if settings.aesthetic_embeddings is None:
             raise RetrievalError(
-                f"index {name!r} is a local FAISS index, and `aesthetic_score` and `aesthetic_weight` are only for "
-                "clip-retrieval services (for now): set both to null under `retrieval:` of the entry, or use a service"
+                f"index {name!r} is local, and `aesthetic_score` of the entry needs embeddings of the CLIP that made it: give "
+                f"`{where}` in the catalogue (a folder of rating0.npy to rating9.npy), or set the score to null"
             )
-        return FaissIndex(name, require_set(settings.path, f"indices.{name}.path"))
+        embeddings = Path(require_set(settings.aesthetic_embeddings, where))
+        return AestheticIndex(index, name, embeddings, retrieval.aesthetic_score, retrieval.aesthetic_weight)
 
     from sd_assets.retrieval.service import ServiceIndex
 
-    url = require_set(settings.url, f"indices.{name}.url")
-    return ServiceIndex(name, settings.model_copy(update={"url": url}), retrieval)
+    where = f"indices.{name}"
+    urls = tuple(require_set(url, f"{where}.url") for url in settings.url)
+    if settings.api_key is not None:
+        # The message is to quote the variable that is not set, and nothing that may stand beside it.
+        unset = settings.api_key.get_secret_value().partition("${")[2].partition("}")[0]
+        require_set(f"${{{unset}}}" if unset else "", f"{where}.api_key")
+    return ServiceIndex(name, settings.model_copy(update={"url": urls}), retrieval)
 
 
 def checked_queries(queries: npt.NDArray[np.float32], dim: int | None, name: str) -> npt.NDArray[np.float32]:

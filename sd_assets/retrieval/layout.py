@@ -11,34 +11,37 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 INDEX_FILE = "image.index"
 METADATA_FOLDER = "metadata"
+METADATA_ARROW = "metadata.arrow"
 
-_ROW_GROUP = 1_024
+
+def size_of(folder: Path) -> int:
+    """Bytes of an index folder: of the index and its metadata."""
+    files = [folder / INDEX_FILE, folder / METADATA_ARROW, *(folder / METADATA_FOLDER).glob("*.parquet")]
+    return sum(path.stat().st_size for path in files if path.exists())
 
 
-def write_index(folder: Path, embeddings: npt.NDArray[np.float32], metadata: pa.Table) -> None:
-    """Write an exact index (Flat, inner product): right for up to some ten thousand vectors.
+def write_index(
+    folder: Path, embeddings: npt.NDArray[np.float32], metadata: pa.Table, clip: str | None = None
+) -> None:
+    """Build an exact index (Flat) of what is in memory: right for up to some ten thousand vectors.
 
     Args:
-        folder: made if it is not there; files of the same names are replaced.
-        embeddings: float32, shape (rows, dim), L2-normalised.
+        folder: made if it is not there; an index that was built there before is replaced.
+        embeddings: float32, shape (rows, dim); they are L2-normalised.
         metadata: a row per vector; needs a URL column (`columns.NAMES`).
+        clip: the model that made the vectors.
 
     Raises:
         ValueError: the two do not fit.
+        RetrievalError: there is no column of URLs; or the folder holds something else.
     """
-    import faiss
+    # Both know the layout.
+    from sd_assets.retrieval.build import build_index
+    from sd_assets.retrieval.corpora.memory import memory_corpus
+    from sd_assets.settings import IndexBuildSettings
 
-    vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != metadata.num_rows:
-        raise ValueError(
-            f"{metadata.num_rows} rows of metadata do not fit embeddings of the shape {vectors.shape}"
-        )
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    (folder / METADATA_FOLDER).mkdir(parents=True, exist_ok=True)
-    faiss.write_index(index, str(folder / INDEX_FILE))
-    pq.write_table(metadata, folder / METADATA_FOLDER / "metadata_0000.parquet", row_group_size=_ROW_GROUP)
+    corpus = memory_corpus(embeddings, metadata, clip)
+    build_index(corpus, IndexBuildSettings(factory="Flat"), folder, lambda line: None)

@@ -1,27 +1,33 @@
 """retrieval_hits: for every query, the images of the index that are most like it."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from sd_assets.ahead import map_as_done
 from sd_assets.blocked import NOTHING, Blocked
-from sd_assets.errors import ErrorCode, RowError
-from sd_assets.retrieval.index import Hit, KnnIndex
+from sd_assets.errors import ErrorCode
+from sd_assets.retrieval.index import KnnIndex
+from sd_assets.retrieval.selection import Selected, Selection
 from sd_assets.schemas import RETRIEVAL_HITS, TableSchema
 from sd_assets.settings import RetrievalSettings
-from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.stages.stage import Refused, Stage, Work, one_by_one, together
 from sd_assets.storage.staging import Judge
 from sd_assets.storage.table import Table
 
+# See `Stage.run`.
+_IDLE_S = 1.0
+
 
 class RetrieveStage(Stage):
-    """A query's hits, best first. A query that the index failed is asked again by the next run.
+    """A query's hits, best first: those that `Selection` chooses. A query that the index failed is asked again by the next run.
 
-    Blocked hits are left out; the others keep their ranks. An edit of the list has only those queries asked again of which
-    it takes a hit away, or gives one back.
+    An edit of the list of what is blocked has only those queries asked again of which it takes a hit away, or gives one back.
 
     Args:
         index: that is asked.
@@ -29,14 +35,18 @@ class RetrieveStage(Stage):
         blocked: what no hit may be.
     """
 
-    version = "1"
+    version = "2"
     reads = ("kind", "embedding")
-    batch_rows = 64
+    batch_rows = 256
 
     def __init__(self, index: KnnIndex, settings: RetrievalSettings, blocked: Blocked = NOTHING) -> None:
         self._index = index
         self._settings = settings
         self._blocked = blocked
+        self._selection = Selection(index, settings, blocked)
+        self._counting = Lock()
+        self._asked = self._cut_short = 0
+        self._left_out: Counter[str] = Counter()
         # Hits are many: they are read only if there is something to look for.
         self.judge = Judge(("error", "blocked_by", *(("hits",) if blocked else ())), self._may_reuse)
 
@@ -45,36 +55,66 @@ class RetrieveStage(Stage):
         return RETRIEVAL_HITS
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "index": self._index.identity,
-            **self._settings.model_dump(exclude={"index"}),
-            "name": self._settings.index,
-        }
+        settings = self._settings.effects()
+        return {**settings, "name": settings["index"], "index": self._index.identity}
 
     def open(self) -> None:
-        self._index.open()
+        self._selection.open()
 
     def facts(self) -> dict[str, Any]:
-        return {"index": f"{self._settings.index} ({self._index.identity})"}
+        """The index; how many queries this run asked, how many candidates became no hits of these, by reason, and how many
+        queries might have more hits beyond `max_candidates`."""
+        return {
+            "index": f"{self._settings.index} ({self._index.identity})",
+            "queries_asked": self._asked,
+            "queries_cut_short": self._cut_short,
+            "left_out": dict(sorted(self._left_out.items())),
+            **self._index.facts(),
+        }
+
+    def close(self) -> None:
+        self._index.close()
+
+    def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
+        """Query by query, many at once, where the index is one that waits for the web: no query waits for another one, and of
+        a service that dies what it has answered is kept."""
+        if self._index.calls_at_once == 1:
+            yield from super().run(missing, refused)
+            return
+
+        def answered(work: Work) -> Work:
+            return work._replace(rows=self.process(work.rows, None))
+
+        single = (part for work in missing for part in one_by_one(work))
+        with closing(map_as_done(answered, single, self._index.calls_at_once, _IDLE_S)) as results:
+            for done in results:
+                yield together(done, self.schema)
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         vectors = np.asarray(rows.column("embedding").flatten()).reshape(len(rows), -1)
-        answers = self._index.search(vectors, self._settings.images_per_query)
-        queries = rows.select(["query_id", "kind"]).to_pylist()
-        return rows_of(
-            RETRIEVAL_HITS,
-            (
-                {**query, "index": self._settings.index, **self._result(answer)}
-                for query, answer in zip(queries, answers, strict=True)
-            ),
+        selected = self._selection.select(vectors, rows.column("kind"))
+        self._count(selected)
+        errors = [selected.errors.get(place) for place in range(len(rows))]
+        entries = [selected.blocked_by.get(place) for place in range(len(rows))]
+        columns = {
+            "query_id": rows.column("query_id"),
+            "kind": rows.column("kind"),
+            "index": pa.repeat(self._settings.index, len(rows)),
+            "hits": selected.of_queries(),
+            "left_out": selected.left_out,
+            "blocked_by": pa.array(entries, pa.list_(pa.string())),
+            "error": pa.array([error and str(error.code) for error in errors], pa.string()),
+            "error_detail": pa.array([error and error.detail for error in errors], pa.string()),
+        }
+        return pa.RecordBatch.from_arrays(
+            [columns[name] for name in RETRIEVAL_HITS.arrow.names], schema=RETRIEVAL_HITS.arrow
         )
 
-    def _result(self, answer: list[Hit] | RowError) -> dict[str, Any]:
-        if isinstance(answer, RowError):
-            return failure(answer)
-        entries = [self._blocked.url(hit.url) or self._blocked.image(hit.sha256) for hit in answer]
-        hits = [asdict(hit) for hit, entry in zip(answer, entries, strict=True) if entry is None]
-        return {"hits": hits, "blocked_by": sorted({entry for entry in entries if entry}) or None}
+    def _count(self, selected: Selected) -> None:
+        with self._counting:
+            self._asked += len(selected.counts)
+            self._cut_short += int(selected.cut_short.sum())
+            self._left_out.update(selected.numbers_left_out())
 
     def _may_reuse(self, rows: pa.RecordBatch) -> list[bool]:
         columns = (rows.column(name).to_pylist() for name in ("error", "blocked_by"))

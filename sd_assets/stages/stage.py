@@ -33,6 +33,22 @@ class Work(NamedTuple):
     works: Sequence[bytes]
 
 
+def one_by_one(work: Work) -> Iterator[Work]:
+    """Each row alone."""
+    for place, (key, digest) in enumerate(zip(work.keys, work.works, strict=True)):
+        yield Work(work.rows.slice(place, 1), [key], [digest])
+
+
+def together(works: Sequence[Work], schema: TableSchema) -> Work:
+    """The rows of the table that several have, as one; of none, one without rows."""
+    rows = pa.Table.from_batches([work.rows for work in works], schema.arrow).combine_chunks().to_batches()
+    return Work(
+        rows[0] if rows else pa.RecordBatch.from_pylist([], schema.arrow),
+        [key for work in works for key in work.keys],
+        [digest for work in works for digest in work.works],
+    )
+
+
 class Stage(ABC):
     """One row in, one row out, a batch at a time.
 

@@ -1,26 +1,24 @@
-"""retrieved_image_urls: the hits of all queries, one row a URL."""
+"""retrieved_image_urls: the hits of all queries, one row an image, as far as URLs and hashes tell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import groupby, islice
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.schemas import CORPUS_FIELDS, HIT, RETRIEVED_IMAGE_URLS, text_id
-from sd_assets.stages.stage import InputCounts, each_row, rows_of
+from sd_assets.schemas import ERROR_FIELDS, HIT, RETRIEVED_IMAGE_URLS, URL_HIT, text_id
+from sd_assets.stages.same_images import same_images, starts_of_runs
+from sd_assets.stages.stage import InputCounts
 from sd_assets.storage.table import Table
 
-VERSION = "1"
+VERSION = "2"
 # Hits that are grouped in memory at once, about; and how many such parts there are at most, each an open file.
 HITS_AT_ONCE = 20_000
 MAX_PARTS = 500
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 1_024
 _HITS = pa.schema([pa.field("url_id", pa.string()), pa.field("query_id", pa.string()), *HIT])
 # A URL's hits, best first.
 _ORDER = [
@@ -35,7 +33,8 @@ def url_batches(retrieval_hits: Table, counts: InputCounts) -> Iterator[pa.Recor
     """Rows of retrieved_image_urls, ordered by `url_id`. Fills `counts` as it goes: the input rows are the hits.
 
     What a URL's row says of the image is what its best hit says: the most similar, then the lowest rank, then the
-    smallest query_id. So the result depends on the hits alone, not on their order.
+    smallest query_id. So the result depends on the hits alone, not on their order. URLs of the same image, by its sha256,
+    are one row, that of the best hit of all; `hits` says which query found the image under which.
 
     The hits are put into temporary files first, each of a range of url_ids: then a file at a time is sorted in memory.
     """
@@ -43,18 +42,17 @@ def url_batches(retrieval_hits: Table, counts: InputCounts) -> Iterator[pa.Recor
     with TemporaryDirectory(prefix="sd_assets-") as folder:
         parts = min(counts.rows // HITS_AT_ONCE + 1, MAX_PARTS)
         files = [Path(folder) / f"{number}.arrow" for number in range(parts)]
-        _distribute(retrieval_hits, files)
+        _distribute(retrieval_hits, files, same_images(retrieval_hits))
         for file in files:
             with pa.OSFile(str(file)) as stream:
                 hits = pa.ipc.open_stream(stream).read_all().sort_by(_ORDER)
             urls = _rows(hits)
-            while rows := list(islice(urls, _ROWS_AT_ONCE)):
-                counts.duplicates += sum(len(row["hits"]) - 1 for row in rows)
-                yield rows_of(RETRIEVED_IMAGE_URLS, rows)
+            counts.duplicates += len(hits) - len(urls)
+            yield from urls.to_batches(max_chunksize=_ROWS_AT_ONCE)
 
 
-def _distribute(retrieval_hits: Table, files: list[Path]) -> None:
-    """Each hit, with its query, into the file of its url_id: these are uniform, so equal ranges are of about equal size."""
+def _distribute(retrieval_hits: Table, files: list[Path], same: Mapping[str, str]) -> None:
+    """Each hit, with its query, into the file of its url_id, or of the one that stands for the `same` image: these are uniform, so equal ranges are of about equal size."""
     with ExitStack() as stack:
         writers = []
         for file in files:
@@ -63,7 +61,8 @@ def _distribute(retrieval_hits: Table, files: list[Path]) -> None:
         for batch in retrieval_hits.batches(["query_id", "hits"]):
             lists = batch.column("hits")
             hits = pa.RecordBatch.from_struct_array(lists.flatten())
-            identities = [text_id(url) for url in hits.column("url").to_pylist()]
+            own = [text_id(url) for url in hits.column("url").to_pylist()]
+            identities = [same.get(identity, identity) for identity in own]
             queries = batch.column("query_id").take(pc.list_parent_indices(lists))
             columns = [pa.array(identities, pa.string()), queries, *hits.columns]
             hits = pa.RecordBatch.from_arrays(columns, schema=_HITS)
@@ -72,16 +71,16 @@ def _distribute(retrieval_hits: Table, files: list[Path]) -> None:
                 writers[number].write_batch(hits.take(pa.array(np.flatnonzero(part_of == number))))
 
 
-def _rows(hits: pa.Table) -> Iterator[dict[str, Any]]:
-    """One row a URL, of hits in `_ORDER`."""
-    for identity, group in groupby(each_row(hits.to_batches(), _ROWS_AT_ONCE), itemgetter("url_id")):
-        of_url = list(group)
-        best = of_url[0]
-        yield {
-            "url_id": identity,
-            "url": best["url"],
-            "alt_text": best["alt_text"],
-            "similarity": best["similarity"],
-            "hits": [{name: hit[name] for name in ("query_id", "rank", "similarity")} for hit in of_url],
-            **{field.name: best[field.name] for field in CORPUS_FIELDS},
-        }
+def _rows(hits: pa.Table) -> pa.Table:
+    """One row a `url_id`, of hits in `_ORDER`."""
+    starts = starts_of_runs(hits.column("url_id"))
+    offsets = pa.array(np.append(starts, len(hits)), pa.int32())
+    found_by = pa.StructArray.from_arrays(
+        [hits.column(field.name).combine_chunks() for field in URL_HIT], fields=list(URL_HIT)
+    )
+    best = hits.take(pa.array(starts))
+    columns = {name: best.column(name) for name in best.column_names}
+    columns |= {"hits": pa.ListArray.from_arrays(offsets, found_by)}
+    columns |= {field.name: pa.nulls(len(starts), field.type) for field in ERROR_FIELDS}
+    schema = RETRIEVED_IMAGE_URLS.arrow
+    return pa.table([columns[name] for name in schema.names], schema=schema)

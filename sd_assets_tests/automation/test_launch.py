@@ -116,3 +116,26 @@ def test_a_failed_asset_and_a_failed_check_are_both_said(home: Path, monkeypatch
         "seed_prompts, of_one_s_own: failed",
         "seed_prompts_broken: what was wrong, where, and what to do",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dmo", "there is no index 'dmo'; did you mean 'demo'?; of `kind: faiss` there are: demo"),
+        ("demo", "error: knn_index: index 'demo': there is no "),
+    ],
+)
+def test_why_an_index_was_not_built_is_said_in_a_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    monkeypatch.setenv("SD_ASSETS_DEMO", str(home / "no world"))
+    assert command.main(["index", name]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said in line
+
+
+def test_a_partition_is_built_up_to_an_asset(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "defs", definitions(home))
+    assert build_partition(PARTITION, last="seed_embeddings") == []
+    made = {path.name for path in (home / "data").iterdir()} - {"_sd_assets"}
+    assert made == {"seed_images", "seed_prompts", "seed_embeddings"}

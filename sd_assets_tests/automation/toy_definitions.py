@@ -14,6 +14,7 @@ class ToyEncoder:
     """Texts and images as vectors, without a model."""
 
     identity = "toy"
+    dim = 2
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
 
     def __init__(self, settings: Any) -> None:

@@ -49,6 +49,7 @@ class CountingEncoder:
     """Images and texts as vectors, without a model."""
 
     identity = "toy"
+    dim = 2
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
     seen = 0
 

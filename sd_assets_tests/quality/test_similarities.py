@@ -20,7 +20,12 @@ def hits_of(similarities: list[float | None]) -> list[dict[str, Any]]:
 
 def judged(base: Path, queries: list[Query], **settings: Any) -> tuple[Finding, Finding]:
     rows: list[dict[str, Any]] = [
-        {"query_id": f"q{number}", "kind": kind, "hits": None if found is None else hits_of(found)}
+        {
+            "query_id": f"q{number}",
+            "kind": kind,
+            "hits": None if found is None else hits_of(found),
+            "left_out": [{"reason": "width", "count": 2}, {"reason": kind, "count": 1}],
+        }
         for number, (kind, found) in enumerate(queries)
     ]
     rows.append({"query_id": "failed", "kind": "text", "hits": None, "error": "query_failed"})
@@ -39,8 +44,10 @@ def test_numbers_of_hits_by_kind_of_query(tmp_path: Path) -> None:
         "queries_without_hits": 1,
         "share_without_hits": pytest.approx(1 / 3),
         "hits": 5,
+        "left_out": {"width": 6, "image": 1, "text": 2},
         "limit": 0.5,
     }
+    assert have_hits.description.endswith("; left out: width 6, text 2, image 1")
     found = similarities.numbers["similarity"]
     assert (found["image"]["count"], found["text"]["count"]) == (3, 2)
     assert found["image"]["median"] == pytest.approx(0.8, abs=1e-3)

@@ -1,8 +1,11 @@
 """A small index on disk, and a server that speaks clip-retrieval's protocol as its `back` was seen to."""
 
 import json
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,6 +62,8 @@ class Backend:
     rows: list[dict[str, Any]]
     misbehave: Behaviour | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
     url: str = ""
     at_once: int = 0
     most_at_once: int = 0
@@ -66,7 +71,7 @@ class Backend:
 
     def answer(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         query = np.array(body["embedding_input"], dtype=np.float32)
-        if query.shape != (DIM,) or body["indice_name"] not in (None, "rooms"):
+        if query.shape != self.vectors.shape[1:] or body["indice_name"] not in (None, "rooms"):
             raise ValueError("the real one answers these with 500")
         scores = self.vectors @ query
         order = np.argsort(-scores)[: body["num_result_ids"]].tolist()
@@ -87,27 +92,53 @@ def send(
 
 
 @pytest.fixture
+def rows(metadata: pa.Table) -> list[dict[str, Any]]:
+    """What the service says of each image."""
+    names = ["url", "caption", "WIDTH", "HEIGHT", "license", "NSFW", "sha256"]
+    listed: list[dict[str, Any]] = metadata.rename_columns(names).to_pylist()
+    return listed
+
+
+@pytest.fixture
 def backend(
-    vectors: npt.NDArray[np.float32], metadata: pa.Table, monkeypatch: pytest.MonkeyPatch
+    vectors: npt.NDArray[np.float32], rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Backend]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    rows = metadata.rename_columns(
-        ["url", "caption", "WIDTH", "HEIGHT", "license", "NSFW", "sha256"]
-    ).to_pylist()
-    state = Backend(vectors, rows)
+    with serving(Backend(vectors, rows)) as state:
+        yield state
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away in the middle are what some tests are about."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def serving(state: Backend, port: int = 0) -> Iterator[Backend]:
+    """The backend behind a URL of its own, which it then knows; afterwards nobody listens there, and no connection is left."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def setup(self) -> None:
+            super().setup()
+            with state.lock:
+                state.connections.append(self.connection)
+
         def do_GET(self) -> None:
+            self.answered({})
             if state.misbehave is None or not state.misbehave(self, {}):
                 send(self, 200, b'["rooms"]')
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.answered(body)
             with state.lock:
-                state.requests.append(body)
                 state.at_once += 1
                 state.most_at_once = max(state.most_at_once, state.at_once)
             try:
@@ -123,14 +154,24 @@ def backend(
                 with state.lock:
                     state.at_once -= 1
 
+        def answered(self, body: dict[str, Any]) -> None:
+            with state.lock:
+                state.headers.append(dict(self.headers))
+                if body:
+                    state.requests.append(body)
+
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", port), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        for connection in state.connections:
+            with suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)

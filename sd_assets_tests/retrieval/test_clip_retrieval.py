@@ -11,21 +11,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 import transformers
 
 from sd_assets.errors import RetrievalError, RowError
 from sd_assets.retrieval import Hit, KnnIndex, open_index
+from sd_assets.retrieval.build import build_index
+from sd_assets.retrieval.corpora.memory import memory_corpus
 from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER, write_index
-from sd_assets.settings import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings
+from sd_assets.retrieval.service.results import results_of
+from sd_assets.settings import FaissIndexSettings, IndexBuildSettings, RetrievalSettings, ServiceIndexSettings
 from sd_assets_tests.optional import missing
+from sd_assets_tests.retrieval.answers import asked
 from sd_assets_tests.retrieval.conftest import normalised
 
 pytestmark = [pytest.mark.clip_retrieval, pytest.mark.timeout(300)]
@@ -35,6 +42,8 @@ Vectors = npt.NDArray[np.float32]
 PROJECT = Path(__file__).parents[2]
 ROWS = 200
 DIM = 16
+# Kinds of index that we build, by the name that `back` serves them under.
+BUILT = {"graph": "HNSW8", "lists": "IVF4,Flat", "mapped": "IVF4,Flat", "halved": "IVF4,SQfp16"}
 
 # `back` listens on all addresses and has no option for one.
 ON_LOOPBACK = """
@@ -109,14 +118,21 @@ def service(
         }
     )
     write_index(folder / "index", corpus, metadata)
-    rooms = {
-        "indice_folder": str(folder / "index"),
-        "columns_to_return": ["url", "caption", "width", "licence"],
-        "clip_model": f"hf_clip:{clip}",
-        "enable_mclip_option": False,
-        "provide_aesthetic_embeddings": False,
+    for name, factory in BUILT.items():
+        settings = IndexBuildSettings(factory=factory)
+        build_index(memory_corpus(corpus, metadata), settings, folder / name, lambda line: None)
+    indices = {
+        name: {
+            "indice_folder": str(folder / name.replace("rooms", "index")),
+            "columns_to_return": ["url", "caption", "width", "licence"],
+            "clip_model": f"hf_clip:{clip}",
+            "enable_mclip_option": False,
+            "provide_aesthetic_embeddings": False,
+            "enable_faiss_memory_mapping": name == "mapped",
+        }
+        for name in ("rooms", *BUILT)
     }
-    (folder / "indices.json").write_text(json.dumps({"rooms": rooms}))
+    (folder / "indices.json").write_text(json.dumps(indices))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -146,7 +162,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def client(url: str, **settings: Any) -> KnnIndex:
+def client(url: str | list[str], **settings: Any) -> KnnIndex:
     defaults = {"kind": "clip-retrieval", "url": url, "indice_name": "rooms", "retries": 0}
     index = open_index(
         "laion", ServiceIndexSettings.model_validate({**defaults, **settings}), RetrievalSettings()
@@ -161,7 +177,7 @@ def hits(answer: list[Hit] | RowError) -> list[Hit]:
 
 
 def test_our_client_finds_in_their_service_what_we_wrote(service: str, corpus: Vectors) -> None:
-    answers = client(service).search(corpus[:20], 5)
+    answers = asked(client(service), corpus[:20], 5)
     for i, answer in enumerate(answers):
         expected = np.argsort(-(corpus @ corpus[i]))[:5]
         assert [hit.url for hit in hits(answer)] == [f"http://h/{row}.jpg" for row in expected]
@@ -180,31 +196,81 @@ def test_it_answers_as_the_index_itself_does(service: str, corpus: Vectors, tmp_
     write_index(tmp_path, corpus, urls)
     local = open_index("mine", FaissIndexSettings(kind="faiss", path=str(tmp_path)), RetrievalSettings())
     queries = normalised(np.random.default_rng(4).standard_normal((10, DIM)))
-    for theirs, ours in zip(client(service).search(queries, 8), local.search(queries, 8), strict=True):
+    for theirs, ours in zip(asked(client(service), queries, 8), asked(local, queries, 8), strict=True):
         assert [hit.url for hit in hits(theirs)] == [hit.url for hit in hits(ours)]
 
 
+@pytest.mark.parametrize("name", BUILT)
+def test_every_kind_that_we_build_is_served(service: str, corpus: Vectors, name: str) -> None:
+    answers = asked(client(service, indice_name=name), corpus[:20], 3)
+    assert [hits(answer)[0].url for answer in answers] == [f"http://h/{i}.jpg" for i in range(20)]
+    assert [hits(answer)[0].alt_text for answer in answers] == [f"text {i}" for i in range(20)]
+    similarities = [hits(answer)[0].similarity for answer in answers]
+    assert similarities == pytest.approx([1.0] * 20, abs=1e-3)
+
+
 def test_more_than_it_holds_and_what_it_refuses(service: str, corpus: Vectors) -> None:
-    assert len(hits(client(service).search(corpus[:1], 10 * ROWS)[0])) == ROWS
-    assert len(hits(client(service, indice_name=None).search(corpus[:1], 3)[0])) == 3
-    wide = client(service).search(np.ones((1, DIM + 1), np.float32), 3)[0]
-    assert isinstance(wide, RowError)
-    assert "HTTP 500" in wide.detail
+    assert len(hits(asked(client(service), corpus[:1], 10 * ROWS)[0])) == ROWS
+    assert len(hits(asked(client(service, indice_name=None), corpus[:1], 3)[0])) == 3
+    with pytest.raises(
+        RetrievalError, match=r"answers a text, but fails every vector of 17 dimensions.*HTTP 500"
+    ):
+        client(service).search(np.ones((1, DIM + 1), np.float32), 3)
     with pytest.raises(RetrievalError, match=r"no index 'other'; it has: rooms"):
         client(service, indice_name="other")
 
 
+def test_an_answer_ends_where_their_index_does(service: str, corpus: Vectors) -> None:
+    index = client(service)
+    assert index.search(corpus[:2], ROWS).exhausted.tolist() == [False, False]
+    answers = index.search(corpus[:2], ROWS + 50)
+    assert (answers.counts.tolist(), answers.exhausted.tolist()) == ([ROWS, ROWS], [True, True])
+    # Of these, all but the first ten come without metadata, as of those that their flags leave out.
+    body = {"modality": "image", "indice_name": "rooms", "embedding_input": corpus[0].tolist()}
+    rows = requests.post(
+        f"{service}/knn-service", json={**body, "num_images": 10, "num_result_ids": 30}
+    ).json()
+    results = results_of(rows, 30, 30)
+    assert (len(results.hits), results.exhausted, dict(results.dropped)) == (
+        10,
+        False,
+        {"results_without_url": 20},
+    )
+
+
+def test_several_of_them(service: str, corpus: Vectors, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is reached by two names, and one that is dead."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        index = client([service, dead, service.replace("127.0.0.1", "localhost")], connections=2)
+        with ThreadPoolExecutor(index.calls_at_once) as threads:
+            answers = list(
+                threads.map(lambda place: asked(index, corpus[place : place + 1], 3)[0], range(60))
+            )
+    assert [hits(answer)[0].url for answer in answers] == [f"http://h/{i}.jpg" for i in range(60)]
+    assert [dead in line for line in caplog.messages if "left out" in line] == [True]
+    shares = index.facts()["requests_by_service"]
+    assert shares[dead] == 0 and min(share for url, share in shares.items() if url != dead) >= 20
+    index.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "kind"),
+    [(ROWS, "100M", "IndexFlat"), (2_000, "100M", "IndexHNSWFlat"), (12_000, "1.2M", "IndexIVFFlat")],
+)
 def test_we_read_what_their_index_writes(
-    python: str, environment: dict[str, str], corpus: Vectors, tmp_path: Path
+    python: str, environment: dict[str, str], tmp_path: Path, rows: int, memory: str, kind: str
 ) -> None:
+    corpus = normalised(np.random.default_rng(3).standard_normal((rows, DIM)))
     embeddings = tmp_path / "embeddings"
     (embeddings / "img_emb").mkdir(parents=True)
     (embeddings / METADATA_FOLDER).mkdir()
     np.save(embeddings / "img_emb" / "img_emb_0.npy", corpus.astype(np.float16))
-    rows = pa.table({"url": [f"http://h/{i}.jpg" for i in range(ROWS)], "caption": ["text"] * ROWS})
-    pq.write_table(rows, embeddings / METADATA_FOLDER / "metadata_0.parquet")
+    metadata = pa.table({"url": [f"http://h/{i}.jpg" for i in range(rows)], "caption": ["text"] * rows})
+    pq.write_table(metadata, embeddings / METADATA_FOLDER / "metadata_0.parquet")
     folders = ["--embeddings_folder", "embeddings", "--index_folder", "index"]
-    limits = ["--max_index_memory_usage", "100M", "--current_memory_available", "500M", "--nb_cores", "2"]
+    limits = ["--max_index_memory_usage", memory, "--current_memory_available", "500M", "--nb_cores", "2"]
     made = subprocess.run(
         [python, "-m", "clip_retrieval.cli", "index", *folders, *limits],
         cwd=tmp_path,
@@ -213,8 +279,9 @@ def test_we_read_what_their_index_writes(
         text=True,
     )
     assert (tmp_path / "index" / INDEX_FILE).is_file(), made.stdout + made.stderr
+    assert type(faiss.read_index(str(tmp_path / "index" / INDEX_FILE))).__name__.startswith(kind)
     settings = FaissIndexSettings(kind="faiss", path=str(tmp_path / "index"))
     index = open_index("theirs", settings, RetrievalSettings())
     index.open()
-    answers = index.search(corpus[:20], 3)
+    answers = asked(index, corpus[:20], 3)
     assert [hits(answer)[0].url for answer in answers] == [f"http://h/{i}.jpg" for i in range(20)]

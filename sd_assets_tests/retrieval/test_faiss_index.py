@@ -13,7 +13,9 @@ import pytest
 from sd_assets.errors import CatalogError, ErrorCode, RetrievalError, RowError
 from sd_assets.retrieval import Hit, KnnIndex, open_index
 from sd_assets.retrieval.layout import write_index
+from sd_assets.retrieval.metadata import write_metadata_arrow
 from sd_assets.settings import FaissIndexSettings, RetrievalSettings
+from sd_assets_tests.retrieval.answers import asked
 from sd_assets_tests.retrieval.conftest import DIM, ROWS, normalised
 
 Vectors = npt.NDArray[np.float32]
@@ -36,7 +38,7 @@ def test_the_nearest_come_first_with_what_the_corpus_knows(folder: Path, vectors
     index = opened(folder)
     assert index.dim == DIM
     assert index.local
-    answers = index.search(vectors[[3, 7]], 5)
+    answers = asked(index, vectors[[3, 7]], 5)
     assert [len(hits(answer)) for answer in answers] == [5, 5]
     first, seventh = hits(answers[0])[0], hits(answers[1])[0]
     assert first.url == "http://h/3.jpg"
@@ -52,8 +54,8 @@ def test_the_nearest_come_first_with_what_the_corpus_knows(folder: Path, vectors
 
 def test_more_than_there_is_and_nothing_asked(folder: Path, vectors: Vectors) -> None:
     index = opened(folder)
-    assert len(hits(index.search(vectors[:1], 10_000)[0])) == ROWS
-    assert index.search(np.empty((0, DIM), np.float32), 5) == []
+    assert len(hits(asked(index, vectors[:1], 10_000)[0])) == ROWS
+    assert asked(index, np.empty((0, DIM), np.float32), 5) == []
 
 
 def test_a_result_does_not_depend_on_its_batch(tmp_path: Path) -> None:
@@ -62,8 +64,8 @@ def test_a_result_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     write_index(tmp_path / "index", corpus, pa.table({"url": [f"http://h/{i}" for i in range(len(corpus))]}))
     index = opened(tmp_path / "index")
     queries = normalised(random.standard_normal((50, 96)))
-    together = index.search(queries, 10)
-    alone = [index.search(query[None], 10)[0] for query in queries]
+    together = asked(index, queries, 10)
+    alone = [asked(index, query[None], 10)[0] for query in queries]
     assert together == alone
 
 
@@ -74,7 +76,7 @@ def test_metadata_over_several_files_and_row_groups(folder: Path, vectors: Vecto
         pq.write_table(
             whole.slice(start, 25), folder / "metadata" / f"metadata_{number}.parquet", row_group_size=4
         )
-    answers = opened(folder).search(vectors, 1)
+    answers = asked(opened(folder), vectors, 1)
     assert [hits(answer)[0].url for answer in answers] == [f"http://h/{i}.jpg" for i in range(ROWS)]
 
 
@@ -84,7 +86,7 @@ def test_ids_that_the_index_does_not_fill_are_dropped(folder: Path, vectors: Vec
     index.train(vectors)
     index.add(vectors)
     faiss.write_index(index, str(folder / "image.index"))  # one probe of eight finds far fewer than all
-    found = hits(opened(folder).search(vectors[:1], ROWS)[0])
+    found = hits(asked(opened(folder), vectors[:1], ROWS)[0])
     assert 0 < len(found) < ROWS
     assert [hit.rank for hit in found] == list(range(len(found)))
 
@@ -94,14 +96,14 @@ def test_rows_without_a_url_are_dropped(folder: Path, vectors: Vectors) -> None:
     table = pq.read_table(file)
     urls = [None if i == 4 else url for i, url in enumerate(table["URL"].to_pylist())]
     pq.write_table(table.set_column(0, "URL", pa.array(urls, pa.string())), file)
-    found = hits(opened(folder).search(vectors[4:5], 3)[0])
+    found = hits(asked(opened(folder), vectors[4:5], 3)[0])
     assert len(found) == 2
     assert found[0].rank == 0
 
 
 def test_a_query_of_nan_fails_alone(folder: Path, vectors: Vectors) -> None:
     queries = np.concatenate([np.full((1, DIM), np.nan, np.float32), vectors[:1]])
-    failed, answered = opened(folder).search(queries, 3)
+    failed, answered = asked(opened(folder), queries, 3)
     assert isinstance(failed, RowError)
     assert failed.code is ErrorCode.QUERY_FAILED
     assert len(hits(answered)) == 3
@@ -161,13 +163,77 @@ def test_a_broken_folder_is_one_clear_error(
 
 def test_queries_of_another_model(folder: Path) -> None:
     with pytest.raises(RetrievalError, match=r"8 dimensions, the queries have 5: `clip:`"):
-        opened(folder).search(np.zeros((2, 5), np.float32), 3)
+        asked(opened(folder), np.zeros((2, 5), np.float32), 3)
 
 
-def test_what_a_local_index_cannot_do_and_an_unset_variable(folder: Path) -> None:
-    settings = FaissIndexSettings(kind="faiss", path=str(folder))
-    with pytest.raises(RetrievalError, match="only for clip-retrieval services"):
-        open_index("rooms", settings, RetrievalSettings(index="rooms", aesthetic_score=9))
+def inverted_file(folder: Path, vectors: Vectors) -> None:
+    """Replace the index by one of eight cells, of which a search looks into one."""
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, 8, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(folder / "image.index"))
+
+
+def test_the_catalogue_says_how_far_a_search_goes(folder: Path, vectors: Vectors) -> None:
+    inverted_file(folder, vectors)
+    settings = {"kind": "faiss", "path": str(folder)}
+    found = {}
+    for nprobe in (None, 1, 8):
+        index = open_index(
+            "rooms", FaissIndexSettings.model_validate({**settings, "nprobe": nprobe}), RetrievalSettings()
+        )
+        answers = index.search(vectors, ROWS)
+        found[nprobe] = (answers.counts.sum(), index.identity)
+        assert answers.exhausted.all()
+    assert found[None][0] == found[1][0] < found[8][0] == ROWS * ROWS
+    assert len({identity for _, identity in found.values()}) == 3  # it changes what is found
+    with_ef = FaissIndexSettings.model_validate({**settings, "ef_search": 9})
+    assert open_index("rooms", with_ef, RetrievalSettings()).identity == f"{found[None][1]}#ef_search=9"
+
+
+def test_answers_are_columns(folder: Path, vectors: Vectors) -> None:
+    index = opened(folder)
+    answers = index.search(vectors[[3, 7]], 5)
+    assert answers.counts.tolist() == [5, 5]
+    assert answers.exhausted.tolist() == [False, False]
+    assert answers.ids is not None
+    assert [answers.ids[0], answers.ids[5]] == [3, 7]
+    assert answers.hits["url"].to_pylist() == [f"http://h/{number}.jpg" for number in answers.ids]
+    assert answers.hits["rank"].to_pylist() == [*range(5), *range(5)]
+    assert index.search(vectors[:2], ROWS).exhausted.all()
+    # What failed is asked for no more.
+    failed = index.search(np.full((1, DIM), np.inf, np.float32), 3)
+    assert (failed.counts.tolist(), failed.exhausted.tolist(), list(failed.errors)) == ([0], [True], [0])
+
+
+@pytest.mark.parametrize("kind", ["flat", "inverted file"])
+def test_vectors_by_number(folder: Path, vectors: Vectors, kind: str) -> None:
+    if kind == "inverted file":
+        inverted_file(folder, vectors)
+    index = opened(folder)
+    numbers = np.array([7, 3, 3, 59], np.int64)
+    for _ in range(2):
+        given = index.vectors(numbers)
+        assert given is not None
+        np.testing.assert_array_equal(given, vectors[numbers])
+    nothing = index.vectors(numbers[:0])
+    assert nothing is not None and nothing.shape == (0, DIM)
+    with pytest.raises(RetrievalError, match="does not give its vectors"):
+        index.vectors(np.array([ROWS], np.int64))
+
+
+def test_with_metadata_arrow_it_answers_the_same(folder: Path, vectors: Vectors) -> None:
+    before = opened(folder)
+    from_parquet = asked(before, vectors, 7)
+    write_metadata_arrow(folder)
+    after = opened(folder)
+    assert asked(after, vectors, 7) == from_parquet
+    assert after.identity == before.identity
+    known = frozenset({"url", "alt_text", "width", "height", "licence", "nsfw", "sha256"})
+    assert after.fields == known == before.fields
+
+
+def test_an_unset_variable() -> None:
     with pytest.raises(CatalogError, match="NOT_SET_ANYWHERE"):
         open_index(
             "rooms", FaissIndexSettings(kind="faiss", path="${NOT_SET_ANYWHERE}/x"), RetrievalSettings()

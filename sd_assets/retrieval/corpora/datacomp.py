@@ -1,0 +1,51 @@
+"""DataComp and CommonPool: `UID.parquet` with `UID.npz`, whose arrays are the vectors of two CLIPs, of image and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sd_assets.errors import RetrievalError
+from sd_assets.retrieval.corpora.columns import kept_columns
+from sd_assets.retrieval.corpora.corpus import Corpus, files_identity
+from sd_assets.retrieval.corpora.paired import PairedFiles
+from sd_assets.settings import DataCompCorpus
+
+# Both are OpenAI's.
+_CLIPS = {"b32": "ViT-B-32/openai", "l14": "ViT-L-14/openai"}
+_SHOWN = 5
+
+
+def datacomp_corpus(settings: DataCompCorpus, path: str, where: str) -> Corpus:
+    """The pairs of files in a folder and its sub-folders, in the order of their names.
+
+    Args:
+        settings: which array, which columns.
+        path: of the folder, with its environment variables replaced.
+        where: the section of the catalogue, for messages.
+
+    Raises:
+        RetrievalError: files are missing, damaged or do not fit each other.
+    """
+    folder = Path(path)
+    vectors = sorted(folder.rglob("*.npz"))
+    if not vectors:
+        raise RetrievalError(
+            f"{where}.path: {folder} holds no .npz files: give the folder that DataComp was downloaded to"
+        )
+    pairs = [(file, file.with_suffix(".parquet")) for file in vectors]
+    alone = [str(file) for file, metadata in pairs if not metadata.is_file()]
+    alone += sorted(str(file) for file in {*folder.rglob("*.parquet")} - {metadata for _, metadata in pairs})
+    if alone:
+        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+        raise RetrievalError(
+            f"{where}.path: vectors without metadata of the same name, or metadata without vectors: "
+            f"{', '.join(alone[:_SHOWN])}{more}; add what is missing, or take these away"
+        )
+    parts = [PairedFiles(file, metadata, settings.array) for file, metadata in pairs]
+    schemas = {pair[1].name: part.schema for pair, part in zip(pairs, parts, strict=True)}
+    columns, schema = kept_columns(schemas, where, keep=settings.columns)
+    identity = f"{settings.array} {files_identity(folder, (file for pair in pairs for file in pair))}"
+    clip = _CLIPS[settings.array.partition("_")[0]]
+    return Corpus(
+        f"{settings.array} of {len(parts)} .npz files in {folder}", identity, parts, columns, schema, clip
+    )

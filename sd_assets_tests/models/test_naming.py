@@ -1,0 +1,58 @@
+"""Names of CLIPs, as records, catalogues and clip-retrieval write them."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from sd_assets.errors import ModelError
+from sd_assets.models.clip import ClipEncoder
+from sd_assets.models.naming import clip_name, same_clip
+from sd_assets.settings import ClipSettings
+
+# Of each model the names that mean it.
+MODELS = [
+    ["ViT-B-32/openai", "ViT-B/32", "open_clip:ViT-B-32/openai", "ViT-B-32-quickgelu/openai"],
+    ["ViT-L-14/openai", "ViT-L/14"],
+    ["ViT-L-14-336/openai", "ViT-L/14@336px"],
+    ["RN50x4/openai", "RN50x4"],
+    ["ViT-B-32/laion2b_s34b_b79k", "open_clip:ViT-B-32/laion2b_s34b_b79k"],
+    # Of these weights the activation makes another model.
+    ["ViT-B-32-quickgelu/laion400m_e32"],
+    ["ViT-B-32/laion400m_e32"],
+    ["hf-hub:laion/CLIP-ViT-B-32", "hf-hub:laion/CLIP-ViT-B-32@0a1b", "hf-hub:laion/clip-vit-b-32@main"],
+    ["hf-hub:laion/CLIP-ViT-L-14"],
+    ["local-dir:0123456789abcdef"],
+    ["local-dir:fedcba9876543210"],
+]
+
+
+def test_names_of_one_model_are_the_same_and_of_two_are_not() -> None:
+    for one, other in itertools.combinations_with_replacement(range(len(MODELS)), 2):
+        for pair in itertools.product(MODELS[one], MODELS[other]):
+            assert same_clip(*pair) == (one == other), pair
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"model": "ViT-B-32", "pretrained": "openai"}, "ViT-B-32/openai"),
+        ({"model": "ViT-B/32", "pretrained": "openai"}, "ViT-B-32/openai"),
+        ({"model": "hf-hub:org/model", "revision": "v1"}, "hf-hub:org/model"),
+    ],
+)
+def test_a_catalogue_s_clip_has_a_name_without_loading_it(settings: dict[str, str], name: str) -> None:
+    assert clip_name(ClipSettings(**settings)) == name
+
+
+def test_an_encoder_s_identity_is_its_name(clip_folder: Path) -> None:
+    for settings in (
+        ClipSettings(model="ViT-B/32", pretrained="openai"),
+        ClipSettings(model=f"local-dir:{clip_folder}"),
+    ):
+        assert same_clip(ClipEncoder(settings).identity, clip_name(settings))
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="gone does not exist"):
+        clip_name(ClipSettings(model=f"local-dir:{tmp_path / 'gone'}"))

@@ -1,0 +1,20 @@
+"""An index's columnar answers as rows, which are easier to look at."""
+
+import numpy as np
+import numpy.typing as npt
+
+from sd_assets.errors import RowError
+from sd_assets.retrieval import Answers, Hit, KnnIndex
+
+
+def asked(index: KnnIndex, queries: npt.NDArray[np.float32], k: int) -> list[list[Hit] | RowError]:
+    """The hits of each query, or its error."""
+    return listed(index.search(queries, k))
+
+
+def listed(answers: Answers) -> list[list[Hit] | RowError]:
+    """The hits of each query, or its error."""
+    return [
+        answers.errors.get(place) or [Hit(**hit) for hit in hits]
+        for place, hits in enumerate(answers.of_queries().to_pylist())
+    ]

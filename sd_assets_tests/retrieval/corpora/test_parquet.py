@@ -1,0 +1,89 @@
+"""Corpora in Parquet with a column of vectors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sd_assets.errors import RetrievalError
+from sd_assets_tests.retrieval.corpora.reading import opened, read, write_rows
+
+KINDS = [
+    pa.list_(pa.float16(), 4),
+    pa.list_(pa.float32(), 4),
+    pa.list_(pa.float64(), 4),
+    pa.list_(pa.float16()),
+    pa.list_(pa.float32()),
+    pa.large_list(pa.float64()),
+]
+VECTORS = np.arange(40, dtype=np.float64).reshape(10, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_lists_of_any_kind(tmp_path: Path, kind: pa.DataType) -> None:
+    for number, part in enumerate((VECTORS[:6], VECTORS[6:])):
+        column = pa.array(list(part.astype(kind.value_type.to_pandas_dtype())), kind)
+        write_rows(tmp_path / f"{number}.parquet", len(part), 6 * number, vector=column)
+    corpus = opened(kind="parquet", path=str(tmp_path))
+    assert (corpus.rows, corpus.dim, corpus.schema.names) == (10, 4, ["url"])
+    found = read(corpus)
+    assert found.vectors.dtype == kind.value_type.to_pandas_dtype()
+    np.testing.assert_array_equal(found.vectors, VECTORS)
+    assert [row["url"] for row in found.rows] == [f"http://h/{row}.jpg" for row in range(10)]
+    later = read(corpus, rows=2, start=3)  # the row groups have four rows
+    np.testing.assert_array_equal(later.vectors, VECTORS[[3, 4, 5, 9]])
+    assert [row["url"] for row in later.rows] == [f"http://h/{row}.jpg" for row in (3, 4, 5, 9)]
+    np.testing.assert_array_equal(corpus.parts[0].sample(4, np.array([0, 5])), VECTORS[[0, 5]])
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 4), pa.list_(pa.float32())], ids=str)
+def test_rows_without_a_vector_or_of_another_width(tmp_path: Path, kind: pa.DataType) -> None:
+    values: list[Any] = [list(map(float, range(4)))] * 9
+    values[1] = None
+    values[2] = [1.0, None, 3.0, 4.0]
+    expected = ["none", "missing", "none", *["none"] * 6]
+    if not pa.types.is_fixed_size_list(kind):
+        values[4], values[5] = [1.0, 2.0], []
+        expected[4] = expected[5] = "wrong_width"
+    write_rows(tmp_path / "a.parquet", 9, vector=pa.array(values, kind))
+    found = read(opened(kind="parquet", path=str(tmp_path)))
+    assert found.reasons == expected
+    assert np.isnan(found.vectors[2, 1])  # a null in a vector is no number, and found out when it is judged
+    np.testing.assert_array_equal(found.vectors[8], range(4))
+
+
+def test_columns_that_are_named(tmp_path: Path) -> None:
+    columns = {
+        "image_vector": pa.array(list(VECTORS[:3]), pa.list_(pa.float32(), 4)),
+        "text_vector": pa.array(list(VECTORS[:3]), pa.list_(pa.float32(), 4)),
+        "link": ["http://a/1", "http://a/2", "http://a/3"],
+        "says": ["x", "y", "z"],
+        "more": [1, 2, 3],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    settings: dict[str, Any] = {"kind": "parquet", "path": str(tmp_path / "*.parquet")}
+    with pytest.raises(
+        RetrievalError, match=r"several columns of vectors: image_vector, text_vector; name the one"
+    ):
+        opened(**settings)
+    with pytest.raises(RetrievalError, match=r"no column of URLs"):
+        opened(**settings, vector_column="image_vector")
+    corpus = opened(**settings, vector_column="image_vector", url_column="link", text_column="says")
+    assert read(corpus).rows[0] == {"url": "http://a/1", "caption": "x", "more": 1}
+    both = opened(**settings, vector_column="image_vector", url_column="link", columns=["text_vector"])
+    assert both.schema.names == ["text_vector", "url"]
+    with pytest.raises(RetrievalError, match=r"no column 'more' of lists of floats; it has: image_vector"):
+        opened(**settings, vector_column="more")
+    with pytest.raises(RetrievalError, match=r"indices.mine.corpus.url_column: there is no column 'URI'"):
+        opened(**settings, vector_column="image_vector", url_column="URI")
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"indices.mine.corpus.path .* there is no .*no.parquet"):
+        opened(kind="parquet", path=str(tmp_path / "no.parquet"))
+    write_rows(tmp_path / "a.parquet", 2)
+    with pytest.raises(RetrievalError, match=r"a.parquet has no column that holds lists of floats"):
+        opened(kind="parquet", path=str(tmp_path))
