@@ -18,7 +18,8 @@ LONGEST_WAIT_S = 30.0
 # So long, all in all, a host may have us wait; and a second longer for every answer in between.
 _PATIENCE_S = 120.0
 # Each of a host's connections is used about so often before it is another host's turn: to change hosts after every
-# image would be to spend the time on handshakes, or to keep connections to all of them.
+# image would be to spend the time on handshakes, or to keep connections to all of them. That can be done where there are few:
+# then it is the turn of who began first, so images come about in the order of the table, and are written once.
 _IN_A_ROW = 16
 # Ports of hosts whose failures are remembered; the oldest are forgotten.
 _MOST_REMEMBERED = 50_000
@@ -28,7 +29,8 @@ _MOST_REMEMBERED = 50_000
 class _Host:
     name: str
     busy: int = 0  # connections
-    waiting: deque[tuple[asyncio.Future[bool], int]] = field(default_factory=deque)  # for a turn, at a port
+    # For a turn: the number of the flight, and at which port.
+    waiting: deque[tuple[asyncio.Future[bool], int, int]] = field(default_factory=deque)
     listed: bool = False  # among those whose turn it may be
     in_a_row: int = 0  # turns until it is another host's turn
     held_until: float | None = None  # of the loop's clock
@@ -59,28 +61,37 @@ class Hosts:
         self._hosts: dict[str, _Host] = {}
         self._failures: dict[tuple[str, int], int] = {}  # in a row, by host and port
         self._next: deque[_Host] = deque()  # those with URLs that wait, and a connection to spare
+        self._begun = 0  # flights
+        # So many hosts have no more connections in all, in use or kept, than twice those that may be in use.
+        self._few = max(1, 2 * settings.connections // settings.connections_per_host)
 
     def give_turns(self) -> None:
-        """Gives the turns that can be given; the host that was used last goes on, for a while."""
+        """Gives the turns that can be given; the host that was used last goes on, for a while, unless there are few."""
         while self._free and self._next and not self.room.full:
-            host = self._next[0]
+            few = len(self._hosts) <= self._few
+            host = min(self._next, key=_first_number) if few else self._next[0]
             place = _first_waiting(host)
             if place is not None:
                 self._free -= 1
                 host.busy += 1
                 host.in_a_row -= 1
-                left = len(host.waiting) if len(self._next) == 1 else min(len(host.waiting), host.in_a_row)
+                alone = few or len(self._next) == 1
+                left = len(host.waiting) if alone else min(len(host.waiting), host.in_a_row)
                 # Those that come next have new connections, until there are as many as may be; then they use these again.
                 place.set_result(left >= self._most_at_once)
             if not host.waiting or host.busy >= self._per_host:
-                self._next.popleft()
-                host.listed = False
+                self._unlist(host)
                 self._forget(host)
-            elif host.in_a_row <= 0:
+            elif not few and host.in_a_row <= 0:
                 host.in_a_row = _IN_A_ROW * self._per_host
                 self._next.rotate(-1)
 
-    async def turn(self, name: str, port: int) -> tuple[_Host, bool]:
+    def next_number(self) -> int:
+        """Of a flight: those with lower numbers began earlier."""
+        self._begun += 1
+        return self._begun
+
+    async def turn(self, name: str, port: int, number: int) -> tuple[_Host, bool]:
         """Waits for a turn; also whether the connection should be kept for the next one."""
         host = self._hosts.get(name)
         if host is None:
@@ -90,7 +101,7 @@ class Hosts:
             self._forget(host)
             raise refusal
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        host.waiting.append((place, port))
+        host.waiting.append((place, number, port))
         self._list(host)
         self.give_turns()
         try:
@@ -175,10 +186,10 @@ class Hosts:
     def _send_away(self, host: _Host) -> None:
         """Those that wait for a host, or a port of it, that is left alone."""
         waiting, host.waiting = host.waiting, deque()
-        for place, port in waiting:
+        for place, number, port in waiting:
             refusal = self._refusal(host, port)
             if refusal is None:
-                host.waiting.append((place, port))
+                host.waiting.append((place, number, port))
             elif not place.done():
                 place.set_exception(refusal)
         if not host.waiting:
@@ -199,10 +210,14 @@ class Hosts:
 
 def _first_waiting(host: _Host) -> "asyncio.Future[bool] | None":
     while host.waiting:
-        place, _ = host.waiting.popleft()
+        place, _, _ = host.waiting.popleft()
         if not place.done():  # it may have been cancelled
             return place
     return None
+
+
+def _first_number(host: _Host) -> int:
+    return host.waiting[0][1] if host.waiting else 0
 
 
 class Flight:
@@ -214,6 +229,7 @@ class Flight:
 
     def __init__(self, hosts: Hosts) -> None:
         self.keep = False
+        self._number = hosts.next_number()
         self._hosts = hosts
         self._counts = False  # among all that is in flight
         self._host: _Host | None = None
@@ -226,7 +242,7 @@ class Flight:
         Raises:
             FetchError: HOST_UNAVAILABLE or RATE_LIMITED: the host is left alone.
         """
-        self._host, self.keep = await self._hosts.turn(host, port)
+        self._host, self.keep = await self._hosts.turn(host, port, self._number)
         self._port, self._counts = port, True
 
     async def reserve(self, size: int, deadline: asyncio.Timeout) -> None:

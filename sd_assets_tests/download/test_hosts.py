@@ -136,6 +136,37 @@ def test_turns_go_round_and_none_is_lost() -> None:
     assert not turns._next
 
 
+@pytest.mark.parametrize(("hosts", "in_order"), [(10, True), (11, False)])
+def test_of_few_hosts_it_is_the_turn_of_who_began_first(hosts: int, in_order: bool) -> None:
+    chance = random.Random(0)
+    numbers = list(range(1_000))
+    host_of = [f"h{chance.randrange(hosts)}" for _ in numbers]
+    asked_robots = {host: asyncio.Event() for host in host_of}
+    began: list[int] = []
+
+    async def fly(turns: Hosts, number: int) -> None:
+        flight = Flight(turns)
+        await asked_robots[host_of[number]].wait()
+        await flight.turn(host_of[number], 80)
+        began.append(number)
+        await asyncio.sleep(0)
+        flight.leave()
+        flight.end()
+
+    async def run() -> None:
+        turns = Hosts(settings(connections=10, connections_per_host=2), Room(1_000))
+        flights = [asyncio.create_task(fly(turns, number)) for number in numbers]
+        await asyncio.sleep(0)
+        for asked in asked_robots.values():  # then all flights of a host go on, those of one host after those of another
+            asked.set()
+        await asyncio.gather(*flights)
+
+    asyncio.run(run())
+    assert sorted(began) == numbers
+    furthest = max(abs(place - number) for place, number in enumerate(began))
+    assert (furthest < 50) == in_order
+
+
 def test_a_turn_is_given_as_soon_as_there_is_room() -> None:
     async def run() -> None:
         room = Room(10)
