@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 DIGEST_BYTES = 16
 _NULL = b"\x00"
 _LENGTH = struct.Struct("<BQ")
+_COUNT = struct.Struct("<Q")
 
 
 def row_digests(rows: pa.RecordBatch, columns: Sequence[str], *, salt: bytes = b"") -> list[bytes]:
@@ -61,7 +62,7 @@ def _encoded(column: pa.Array) -> Sequence[bytes | memoryview | None]:
         return list(_views(column))
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         return list(_vectors(column))
-    if pa.types.is_list(kind) and column.null_count < len(column):
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
         return list(_lists(column))
     return [None if value is None else _canonical(value).encode() for value in column.to_pylist()]
 
@@ -84,18 +85,17 @@ def _vectors(column: pa.Array) -> Iterator[bytes | None]:
 
 
 def _lists(column: pa.Array) -> Iterator[bytes | None]:
-    """Lists of anything, without a Python object for each value: a query's hits have a thousand."""
+    """Lists of structs, without a Python object for each value: a query's hits have a thousand."""
     ends = np.concatenate([[0], np.cumsum(pc.list_value_length(column).fill_null(0))]).tolist()
     items = list(_leaves(column.flatten()))
     for start, end, present in zip(ends, ends[1:], column.is_valid().to_pylist(), strict=False):
-        yield b"".join(bytes_of(start, end) for bytes_of in items) if present else None
+        # The number of items first: so the bytes of one leaf are not taken for those of the next.
+        number = _COUNT.pack(end - start)
+        yield b"".join([number, *(bytes_of(start, end) for bytes_of in items)]) if present else None
 
 
 def _leaves(items: pa.Array) -> Iterator[Callable[[int, int], bytes]]:
-    """What gives the bytes of the items from one number to another: of items with equal values, equal bytes.
-
-    Those of a list begin with its length, so what they are followed by cannot be taken for more of them.
-    """
+    """What gives the bytes of the items from one number to another: of items with equal values, equal bytes."""
     kind = items.type
     yield _numbers(np.asarray(items.is_valid()))
     if pa.types.is_struct(kind):

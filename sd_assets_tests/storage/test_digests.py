@@ -15,7 +15,17 @@ ROWS = st.lists(
             "b": st.none() | st.binary(max_size=4),
             "v": st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=2),
             "s": st.none()
-            | st.lists(st.fixed_dictionaries({"x": st.integers(0, 3), "y": st.text(max_size=2)}), max_size=2),
+            | st.lists(
+                st.none()
+                | st.fixed_dictionaries(
+                    {
+                        "x": st.none() | st.integers(0, 3),
+                        "y": st.none() | st.text(max_size=2),
+                        "z": st.none() | st.lists(st.integers(0, 2), max_size=2),
+                    }
+                ),
+                max_size=2,
+            ),
         }
     ),
     max_size=8,
@@ -25,7 +35,9 @@ SCHEMA = pa.schema(
         pa.field("a", pa.string()),
         pa.field("b", pa.binary()),
         pa.field("v", pa.list_(pa.float32())),
-        pa.field("s", pa.list_(pa.struct([("x", pa.int64()), ("y", pa.string())]))),
+        pa.field(
+            "s", pa.list_(pa.struct([("x", pa.int64()), ("y", pa.string()), ("z", pa.list_(pa.int8()))]))
+        ),
     ]
 )
 
@@ -43,7 +55,7 @@ def test_digests_follow_the_values_alone(rows: list[dict[str, Any]], cut: int) -
 
 def _text(row: dict[str, Any]) -> str:
     """Differs where the values do; 0.0 and -0.0 are different values here."""
-    structs = row["s"] if row["s"] is None else [(item["x"], item["y"]) for item in row["s"]]
+    structs = row["s"] and [item and (item["x"], item["y"], item["z"]) for item in row["s"]]
     return repr((row["a"], row["b"], row["v"], structs))
 
 
