@@ -31,7 +31,7 @@ JUDGED = 1_000
 _INNER_DIM = 20
 _ROWS_PER_TOPIC = 250
 # Of the vectors of one topic, and of each dimension, beside topics that lie 1 apart.
-_SPREAD, _NOISE = 0.7, 0.3
+_SPREAD, _NOISE = 0.75, 0.3
 _WORDS = [
     "a",
     "the",

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 class CaptionModel(ABC):
-    """A picture in, a text out. `captioner.Captioner` is ours; one of your own subclasses this (README, own stage)."""
+    """A picture in, a text out. `captioner.Captioner` is ours; one of your own subclasses this (docs/own_stage.md)."""
 
     @property
     @abstractmethod
