@@ -481,8 +481,6 @@ def _resolved(
         path = getattr(index.corpus, "path", None)
         if index.corpus is not None and path is not None:
             update["corpus"] = index.corpus.model_copy(update={"path": _resolve(base, path)})
-        if index.aesthetic_embeddings is not None:
-            update["aesthetic_embeddings"] = _resolve(base, index.aesthetic_embeddings)
     return index.model_copy(update=update)
 
 

@@ -93,16 +93,17 @@ CORPUS_FIELDS = [
     pa.field("height", pa.int32()),
     pa.field("licence", pa.string()),
     pa.field("nsfw", pa.string()),  # a label, or a score
-    pa.field("language", pa.string()),  # of the alt text
-    pa.field("sha256", pa.string()),
+    pa.field("language", pa.string()),  # of the alt text: mostly an ISO 639-1 code
+    pa.field("sha256", pa.string()),  # of the image's bytes, hex
 ]
 
 HIT = pa.struct(
     [
-        pa.field("url", pa.string()),
-        pa.field("rank", pa.int32()),
+        pa.field("url", pa.string()),  # where the image was when the corpus was made
+        pa.field("rank", pa.int32()),  # 0 is the best; ranks of a query's hits have no gaps
+        # Inner product of the two embeddings: the cosine, where both are L2-normalised.
         pa.field("similarity", pa.float32()),
-        pa.field("alt_text", pa.string()),
+        pa.field("alt_text", pa.string()),  # what the corpus has as its text
         *CORPUS_FIELDS,
     ]
 )

@@ -550,8 +550,8 @@ class ParquetCorpus(Settings):
     Attributes:
         path: a file, a folder (its sub-folders too) or a pattern such as `data/part-*.parquet`.
         vector_column: found when only one column holds lists of floats.
-        url_column: found when it has a usual name (url, URL, image_url).
-        text_column: the column of the texts; found when it has a usual name (caption, TEXT, text, alt_text ...).
+        url_column: found when it has a usual name (url, URL, image_url). If another one is named, `url` is kept as `corpus_url`.
+        text_column: the column of the texts; found when it has a usual name (caption, TEXT, text, alt_text ...); likewise.
         columns: others to keep, besides those that retrieval itself reads; null: all.
     """
 
@@ -617,7 +617,7 @@ class IndexBuildSettings(Settings):
         training_rows: vectors that are sampled to train with; null: 64 for each list of the index.
         seed: of the sample.
         recall: that the number of lists to look into (`nprobe`, which the file keeps) is chosen for, as estimated of the
-            10 nearest on the sample.
+            10 nearest on the sample. Another one builds an index with lists anew; `nprobe:` of the index does not.
     """
 
     factory: str | None = None
@@ -646,7 +646,8 @@ class FaissIndexSettings(Settings):
         build: how it is built.
         clip: the CLIP that made the vectors, where neither the folder nor the corpus says it.
         nprobe: cells of an inverted file (IVF) that a query looks into: the more, the more it finds of what is nearest, and the
-            slower; null: as the index file says. Of no effect on indices without cells.
+            slower; null: as the index file says. Where they hold fewer images than are asked for, it looks into more. Of no
+            effect on indices without cells.
         ef_search: candidates that the walk through an HNSW graph keeps, likewise.
         aesthetic_embeddings: of the same CLIP, for `aesthetic_score`: a folder of `rating0.npy` to `rating9.npy`, as LAION's
             aesthetic-predictor has them, or a .npy file whose row is the score.

@@ -7,6 +7,6 @@ service), the folder layout that they share with clip-retrieval, and the choice 
 Does not belong here: how queries are embedded (`models`), what becomes of the hits (`stages`), fetching images (`download`).
 """
 
-from sd_assets.retrieval.index import Answers, Hit, KnnIndex, open_index
+from sd_assets.retrieval.index import Answers, KnnIndex, open_index
 
-__all__ = ["Answers", "Hit", "KnnIndex", "open_index"]
+__all__ = ["Answers", "KnnIndex", "open_index"]

@@ -57,6 +57,10 @@ class AestheticIndex:
         return self._index.fields
 
     @property
+    def most(self) -> int | None:
+        return self._index.most
+
+    @property
     def calls_at_once(self) -> int:
         return self._index.calls_at_once
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,18 +29,19 @@ from sd_assets.ahead import map_ahead
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora import Corpus, Part
 from sd_assets.retrieval.corpora.corpus import Reason, Reasons
+from sd_assets.retrieval.faiss_search import inverted_file_in
 from sd_assets.retrieval.kinds import MIN_PER_LIST, chosen_kind, training_rows
-from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER
-from sd_assets.retrieval.metadata import write_metadata_arrow
+from sd_assets.retrieval.layout import INDEX_FILE, METADATA_ARROW, METADATA_FOLDER
+from sd_assets.retrieval.metadata import open_metadata, write_metadata_arrow
 from sd_assets.retrieval.record import IndexRecord
 from sd_assets.retrieval.storing import Store, described, store_for
-from sd_assets.retrieval.training import inverted, probes_for, sampled, train
+from sd_assets.retrieval.training import graph_in, probes_for, sampled, train
 from sd_assets.retrieval.vectors import normalised
-from sd_assets.retrieval.workspace import Workspace, whole, workspace
+from sd_assets.retrieval.workspace import Workspace, flush, whole, workspace
 from sd_assets.settings import IndexBuildSettings
 
 # Part of what an index is made from: with another one, all are built anew.
-_VERSION = "1"
+_VERSION = "2"
 # Of the vectors of a step, as float32.
 _STEP_BYTES = 64 * 1024**2
 _LOG_EVERY_S = 10.0
@@ -72,37 +74,70 @@ def build_index(
 
     Raises:
         RetrievalError: the corpus is damaged, or holds no good vector; the kind of index does not exist, or does not suit it;
-            the folder holds something else; another process is building it.
+            the folder holds something else, or is a mount point; another process is building it; it cannot be written.
     """
     clip = corpus.clip or clip
     made_from = _made_from(corpus, settings)
-    with workspace(folder) as work:
-        record = IndexRecord.read(work.folder)
-        if record is not None and record.made_from == made_from and (work.folder / INDEX_FILE).is_file():
-            work.clear()  # of a build that was killed when all was done, say
-            log(f"{folder} is up to date: {record.vectors:,} vectors of {record.corpus}")
-            if record.clip != clip:  # said by now, or otherwise: the vectors are the same
-                record = replace(record, clip=clip)
-                record.write(work.folder)
-            return record
-        if work.begin(made_from):
-            log(f"going on with a build of {folder} that was broken off")
-        complete = IndexRecord.read(work.new)
-        if complete is None:
-            complete = _Build(corpus, settings, work, log).run(made_from, clip)
-        work.finish()
-        return complete
+    try:
+        with workspace(folder) as work:
+            record = IndexRecord.read(work.folder)
+            if record is not None and record.made_from == made_from and (work.folder / INDEX_FILE).is_file():
+                work.clear()  # of a build that was killed when all was done, say
+                log(f"{folder} is up to date: {record.vectors:,} vectors of {record.corpus}")
+                return _mended(record, work.folder, clip, log)
+            if work.begin(made_from):
+                log(f"going on with a build of {folder} that was broken off")
+            complete = IndexRecord.read(work.new)
+            if complete is None:
+                complete = _Build(corpus, settings, work, log).run(made_from, clip)
+            work.finish()
+            return complete
+    except OSError as error:
+        raise RetrievalError(
+            f"{folder}: the build broke off ({error}): see that there is room, and that the folder may be written, and run it again: "
+            "what is done is kept"
+        ) from error
+
+
+def _mended(record: IndexRecord, folder: Path, clip: str | None, log: Log) -> IndexRecord:
+    """What an index that is up to date says of itself, with what can be put right without its vectors."""
+    try:
+        mapped = open_metadata(folder.name, folder).mapped
+    except RetrievalError:
+        mapped = False  # `metadata.arrow` is damaged; or the Parquet files are, and then writing it says so
+    if not mapped:
+        write_metadata_arrow(folder)
+        log(f"{METADATA_ARROW} was not there, or of other files: it was written again")
+    if record.clip != clip:  # said by now, or otherwise
+        record = replace(record, clip=clip)
+        record.write(folder)
+    return record
 
 
 def _made_from(corpus: Corpus, settings: IndexBuildSettings) -> str:
+    factory = _factory_for(corpus, settings)
     parts = [
         _VERSION,
         corpus.identity,
         dict(corpus.columns),
         corpus.schema.to_string(),
-        settings.effects(),
+        factory,
+        settings.seed,
+        settings.training_rows,
+        # Of the memory only what it changes: how many vectors can be trained with.
+        min(_affordable(corpus, settings), corpus.rows),
+        settings.recall if re.search("IVF|IMI", factory) else None,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _factory_for(corpus: Corpus, settings: IndexBuildSettings) -> str:
+    return settings.factory or chosen_kind(corpus.rows, corpus.dim, settings.memory_bytes)
+
+
+def _affordable(corpus: Corpus, settings: IndexBuildSettings) -> int:
+    """Vectors of a sample that fit the memory."""
+    return settings.memory_bytes // (4 * corpus.dim)
 
 
 @dataclass(frozen=True)
@@ -152,6 +187,7 @@ class _Build:
         self._log(f"writing {INDEX_FILE} of {vectors:,} vectors")
         index_file = self._work.new / INDEX_FILE
         store.write(index_file)
+        self._check_metadata(vectors)
         write_metadata_arrow(self._work.new)
         record = IndexRecord(
             made_from=made_from,
@@ -180,8 +216,7 @@ class _Build:
 
     @cached_property
     def _factory(self) -> str:
-        settings = self._settings
-        return settings.factory or chosen_kind(self._corpus.rows, self._dim, settings.memory_bytes)
+        return _factory_for(self._corpus, self._settings)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -197,9 +232,9 @@ class _Build:
             raise RetrievalError(
                 f"build.factory {self._factory!r} gives vectors numbers of their own, and here vector i must be row i: take IDMap away"
             )
-        if isinstance(faiss.downcast_index(index), faiss.IndexHNSW):
-            graph: Any = faiss.downcast_index(index)
-            graph.hnsw.efSearch = _EF_SEARCH
+        graph = graph_in(index)
+        if graph is not None:
+            graph.efSearch = _EF_SEARCH
         how = "named" if self._settings.factory else f"chosen for {self._settings.memory} of memory"
         self._log(f"kind of index: {self._factory} ({how})")
         if not index.is_trained:
@@ -208,11 +243,11 @@ class _Build:
         return index
 
     def _train(self, index: Any) -> None:
-        ivf = inverted(index)
+        ivf = inverted_file_in(index)
         lists = 0 if ivf is None else int(ivf.nlist)
         asked = self._settings.training_rows
         wanted = asked or training_rows(self._factory, lists)
-        affordable = self._settings.memory_bytes // (4 * self._dim)
+        affordable = _affordable(self._corpus, self._settings)
         if asked is None and wanted > affordable:
             self._log(
                 f"the sample is cut from {wanted:,} to {affordable:,} vectors, which fit {self._settings.memory}"
@@ -298,7 +333,23 @@ class _Build:
         if len(rows):
             temporary = path.with_name(f".{name}.part")
             pq.write_table(pa.Table.from_batches([rows]), temporary)
+            flush(temporary)
             temporary.replace(path)
+
+    def _check_metadata(self, vectors: int) -> None:
+        """Row i is vector i: a file that is missing would give all behind it other images."""
+        folder = self._work.new / METADATA_FOLDER
+        rows = 0
+        for file in folder.glob("*.parquet"):
+            # One that is empty or cut short has none: a power cut takes what was not on the disk yet.
+            with suppress(pa.ArrowInvalid):
+                rows += pq.read_metadata(file).num_rows
+        if rows != vectors:
+            self._work.clear()
+            raise RetrievalError(
+                f"{folder} has {rows:,} rows of metadata for {vectors:,} vectors: files that an earlier, broken off build wrote are "
+                "gone or damaged; build it again, it begins anew"
+            )
 
     def _counts_file(self, number: int) -> Path:
         return self._work.path / "steps" / f"{number:08d}.json"

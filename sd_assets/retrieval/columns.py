@@ -3,7 +3,8 @@
 LAION writes URL, TEXT, WIDTH, LICENSE, NSFW; clip-retrieval's `inference` image_path and caption; DataComp url, text,
 original_width; img2dataset both width (after its resizing) and original_width, so the latter goes first.
 
-What a value becomes is said once, for single ones (`hit_of`, for what comes as JSON); whole columns (`known_of`) come to the same.
+What a value becomes is said once, for single ones (`text_of`, `pixels_of`: what comes as JSON); whole columns (`known_of`) come to
+the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.retrieval.index import HITS, Hit
+from sd_assets.retrieval.index import HITS
 
 NAMES: dict[str, tuple[str, ...]] = {
     "url": ("url", "URL", "image_url", "image_path"),
@@ -46,33 +47,6 @@ def chosen_columns(present: Collection[str]) -> dict[str, str]:
     return chosen
 
 
-def hit_of(row: Mapping[str, Any], columns: Mapping[str, str], similarity: float, rank: int) -> Hit | None:
-    """The hit that a row of metadata describes; None if the row has no URL.
-
-    Args:
-        row: metadata by column name.
-        columns: the column of each field, see `chosen_columns`.
-        similarity: of the row to the query.
-        rank: that the hit gets.
-    """
-    value = {field: row.get(column) for field, column in columns.items()}
-    url = _text(value.get("url"))
-    if url is None:
-        return None
-    return Hit(
-        url=url,
-        rank=rank,
-        similarity=similarity,
-        alt_text=_text(value.get("alt_text")),
-        width=_pixels(value.get("width")),
-        height=_pixels(value.get("height")),
-        licence=_text(value.get("licence")),
-        nsfw=_text(value.get("nsfw")),
-        language=_text(value.get("language")),
-        sha256=_text(value.get("sha256")),
-    )
-
-
 def known_of(rows: pa.RecordBatch, columns: Mapping[str, str]) -> pa.RecordBatch:
     """Metadata as the columns `KNOWN`; a field without a column is null in all rows.
 
@@ -90,8 +64,11 @@ def known_of(rows: pa.RecordBatch, columns: Mapping[str, str]) -> pa.RecordBatch
     return pa.RecordBatch.from_arrays(known, schema=KNOWN)
 
 
-def _text(value: Any) -> str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def text_of(value: Any) -> str | None:
+    """Texts, and what a corpus may write instead of one: a score, a yes or no; None for what is nothing, or holds several."""
+    if value.__class__ is str and value.isascii():
+        return value or None
+    if value is None or isinstance(value, dict | list) or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace") or None
@@ -99,12 +76,15 @@ def _text(value: Any) -> str | None:
     return str(value).encode("utf-8", "replace").decode("utf-8") or None
 
 
-def _pixels(value: Any) -> int | None:
+def pixels_of(value: Any) -> int | None:
+    """A width or height, also one that is written as text; None for what can be none."""
+    if isinstance(value, bool):
+        return None
     try:
-        number = int(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if 0 < number <= _INT32_MAX else None
+    return int(number) if 1 <= number <= _INT32_MAX else None
 
 
 def _all_texts(values: pa.Array) -> pa.Array:
@@ -117,7 +97,7 @@ def _all_texts(values: pa.Array) -> pa.Array:
         try:
             texts = values.cast(pa.string())  # which looks at every byte: files may hold what is no UTF-8
         except pa.ArrowInvalid:
-            return _one_by_one(values, _text, pa.string())
+            return _one_by_one(values, text_of, pa.string())
         return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
     if pa.types.is_floating(kind):
         # As Python writes them, which is not as Arrow does.
@@ -125,7 +105,7 @@ def _all_texts(values: pa.Array) -> pa.Array:
         return pa.array(numbers.astype(str), pa.string(), mask=np.isnan(numbers))
     if pa.types.is_integer(kind):
         return values.cast(pa.string())
-    return _one_by_one(values, _text, pa.string())
+    return _one_by_one(values, text_of, pa.string())
 
 
 def _all_pixels(values: pa.Array) -> pa.Array:
@@ -134,7 +114,7 @@ def _all_pixels(values: pa.Array) -> pa.Array:
     elif pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
         values = values.cast(pa.int64())
     else:
-        return _one_by_one(values, _pixels, pa.int32())
+        return _one_by_one(values, pixels_of, pa.int32())
     # Neither holds for NaN.
     sensible = pc.and_(pc.greater(values, 0), pc.less_equal(values, _INT32_MAX))
     return pc.if_else(sensible, values, pa.scalar(None, values.type)).cast(pa.int32())

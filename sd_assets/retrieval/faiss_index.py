@@ -15,11 +15,15 @@ import pyarrow as pa
 
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.faiss_search import AS_THE_FILE_SAYS, SearchOptions, inverted_file_in, search
-from sd_assets.retrieval.index import HITS, Answers, answers_of, checked_queries, query_failed
+from sd_assets.retrieval.index import HITS, Answers, checked_queries, query_failed
 from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER
 from sd_assets.retrieval.metadata import Metadata, edges_digest, metadata_files, open_metadata
+from sd_assets.retrieval.record import IndexRecord
 
 _log = logging.getLogger(__name__)
+
+_Seen = list[tuple[int, int, int, int]]
+"""Of every file where it lies, its size and when it was written: of another one it is another."""
 
 
 class FaissIndex:
@@ -32,6 +36,7 @@ class FaissIndex:
     """
 
     local = True
+    most = None
     calls_at_once = 1
 
     def __init__(self, name: str, folder: str | Path, options: SearchOptions = AS_THE_FILE_SAYS) -> None:
@@ -45,15 +50,19 @@ class FaissIndex:
 
     @cached_property
     def identity(self) -> str:
-        """Of the files, wherever they lie, and of the options that override theirs."""
-        files = [self._index_file, *metadata_files(self._folder, f"index {self._name!r}: ")]
-        options = {name: value for name, value in asdict(self._options).items() if value is not None}
-        return "#".join(
-            [
-                "faiss:" + edges_digest(self._folder, files),
-                *(f"{name}={value}" for name, value in options.items()),
-            ]
-        )
+        """Of the files, wherever they lie, and of the options that override theirs.
+
+        Of the files the edges count, so a change in the middle of a large one shows only where we built the index: its record
+        says what of.
+        """
+        before = self._first_seen
+        parts = ["faiss:" + edges_digest(self._folder, self._files())]
+        record = IndexRecord.read(self._folder)
+        if record is not None:
+            parts.append(f"made_from={record.made_from}")
+        parts += [f"{name}={value}" for name, value in asdict(self._options).items() if value is not None]
+        self._still(before)
+        return "#".join(parts)
 
     @property
     def dim(self) -> int | None:
@@ -77,6 +86,8 @@ class FaissIndex:
         if self._index is not None:
             return
         import faiss
+
+        before = self._first_seen
 
         # The older flag maps IVF only; the newer one, which not every FAISS has, Flat and HNSW too.
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) | faiss.IO_FLAG_READ_ONLY
@@ -107,6 +118,7 @@ class FaissIndex:
                 metadata.rows,
                 index.ntotal,
             )
+        self._still(before)
         self._metadata = metadata
         self._index = index
 
@@ -126,7 +138,10 @@ class FaissIndex:
         total = int(self._index.ntotal)
         k = min(k, total)
         if k < 1 or not len(vectors):
-            return answers_of([[] for _ in vectors], 1)
+            nothing = np.empty(0, np.int64)
+            return self._answers(
+                nothing, nothing.astype(np.float32), nothing, np.ones(len(vectors), np.bool_), nothing
+            )
         if failed.any():
             vectors = np.where(failed[:, None], np.float32(0), vectors)
         similarities, ids = search(self._index, vectors, k, self._options)
@@ -146,6 +161,8 @@ class FaissIndex:
         """With what is known of the candidates, less those of which no URL is."""
         assert self._metadata is not None
         known = self._metadata.take(ids)
+        if not self._metadata.mapped:  # but opened anew each time
+            self._still(self._first_seen)
         if known.column("url").null_count:
             named = known.column("url").is_valid()
             kept = named.to_numpy(zero_copy_only=False)
@@ -185,6 +202,28 @@ class FaissIndex:
                 f"index {self._name!r}: {self._folder / INDEX_FILE} does not give its vectors: {error}"
             ) from error
         return found
+
+    @cached_property
+    def _first_seen(self) -> _Seen:
+        return self._seen()
+
+    def _seen(self) -> _Seen:
+        try:
+            states = [path.stat() for path in self._files()]
+        except FileNotFoundError:  # since they were listed
+            return []
+        return [(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
+
+    def _still(self, before: _Seen) -> None:
+        """Raise `RetrievalError` if the files are no longer those that were looked at first: numbers of the one index would be
+        rows of the other one's metadata."""
+        if self._seen() != before:
+            raise RetrievalError(
+                f"index {self._name!r}: {self._folder} was exchanged for another one while it was looked at: run this again"
+            )
+
+    def _files(self) -> list[Path]:
+        return [self._index_file, *metadata_files(self._folder, f"index {self._name!r}: ")]
 
     @property
     def _index_file(self) -> Path:

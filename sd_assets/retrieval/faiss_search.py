@@ -21,6 +21,8 @@ Numbers = npt.NDArray[np.int64]
 _MARGIN = 16
 # ... unless the last of these is as near to the last wanted one as matrix products err, and then some.
 _ERROR = 1e-5
+# So many times as many cells of an inverted file, where those before hold fewer vectors than are wanted.
+_MORE_CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SearchOptions:
     """What overrides the options that an index file carries.
 
     Attributes:
-        nprobe: cells of an inverted file that are looked into.
+        nprobe: cells of an inverted file that are looked into; more of them where these hold fewer vectors than are wanted.
         ef_search: candidates that the walk through an HNSW graph keeps, be it the index or what finds the cells.
     """
 
@@ -49,7 +51,7 @@ def search(index: Any, queries: Vectors, k: int, options: SearchOptions) -> tupl
         options: of the search.
 
     Returns:
-        Similarities and numbers, both of the shape (queries, k); where fewer were found, the numbers at the end are -1.
+        Similarities and numbers, both of the shape (queries, k); where the index has no more, the numbers at the end are -1.
     """
     import faiss
 
@@ -91,10 +93,34 @@ def inverted_file_in(index: Any) -> Any:
     return None
 
 
-def _inverted_file(index: Any, queries: Vectors, k: int, options: SearchOptions) -> tuple[Vectors, Numbers]:
+def transforms_in(index: Any) -> list[Any]:
+    """What is done to vectors before they come into an index (rotations, say), in order."""
     import faiss
 
-    nprobe = min(options.nprobe or int(index.nprobe), int(index.nlist))
+    exact: Any = faiss.downcast_index(index)
+    if isinstance(exact, faiss.IndexRefine):
+        return transforms_in(exact.base_index)
+    if not isinstance(exact, faiss.IndexPreTransform):
+        return []
+    chain: Any = exact.chain
+    return [faiss.downcast_VectorTransform(chain.at(place)) for place in range(chain.size())]
+
+
+def _inverted_file(index: Any, queries: Vectors, k: int, options: SearchOptions) -> tuple[Vectors, Numbers]:
+    """In more and more cells, and each time only for the queries whose cells held fewer than k vectors together."""
+    cells = min(options.nprobe or int(index.nprobe), int(index.nlist))
+    similarities, numbers = _in_cells(index, queries, k, cells, options)
+    while cells < index.nlist and len(few := np.flatnonzero(numbers[:, -1] < 0)):
+        cells = min(_MORE_CELLS * cells, int(index.nlist))
+        similarities[few], numbers[few] = _in_cells(index, queries[few], k, cells, options)
+    return similarities, numbers
+
+
+def _in_cells(
+    index: Any, queries: Vectors, k: int, nprobe: int, options: SearchOptions
+) -> tuple[Vectors, Numbers]:
+    import faiss
+
     parameters: Any = faiss.SearchParametersIVF
     coarse, cells = search(index.quantizer, queries, nprobe, options)
     similarities = np.empty((len(queries), k), np.float32)
@@ -157,10 +183,7 @@ def _alone(index: Any, queries: Vectors, k: int) -> tuple[Vectors, Numbers]:
 
 def _transformed(index: Any, queries: Vectors) -> Vectors:
     """What the steps before an index make of each query, of each alone."""
-    import faiss
-
-    for step in range(index.chain.size()):
-        transform = faiss.downcast_VectorTransform(index.chain.at(step))
+    for transform in transforms_in(index):
         out = np.empty((len(queries), transform.d_out), np.float32)
         for place in range(len(queries)):
             out[place] = transform.apply(queries[place : place + 1])[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,39 +15,6 @@ from sd_assets.catalog import require_set
 from sd_assets.errors import ErrorCode, RetrievalError, RowError
 from sd_assets.schemas import HIT
 from sd_assets.settings import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One image that a query found: an element of `schemas.HIT`.
-
-    Attributes:
-        url: where the image was when the corpus was made.
-        rank: 0 is the best; ranks of a query's hits have no gaps.
-        similarity: inner product of the two embeddings: the cosine, where both are L2-normalised.
-        alt_text: what the corpus has as its text.
-        width: of the original, px.
-        height: of the original, px.
-        licence: as the corpus states it.
-        nsfw: as the corpus states it: a label (`UNLIKELY`) or a score (`0.02`).
-        language: of the alt text, as the corpus states it: mostly an ISO 639-1 code (`en`).
-        sha256: of the image's bytes, hex, as the corpus states it.
-    """
-
-    url: str
-    rank: int
-    similarity: float
-    alt_text: str | None = None
-    width: int | None = None
-    height: int | None = None
-    licence: str | None = None
-    nsfw: str | None = None
-    language: str | None = None
-    sha256: str | None = None
-
-
-Answer = list[Hit] | RowError
-"""The hits of one query, best first, or why it has none."""
 
 HITS = pa.schema(list(HIT))
 """The columns of `Answers.hits`."""
@@ -89,18 +56,6 @@ class Answers:
             )
 
 
-def answers_of(answers: Sequence[Answer], k: int) -> Answers:
-    """Answers that came one by one, as columns. A query that has fewer hits than the `k` asked for counts as exhausted."""
-    hits = [hit for answer in answers if not isinstance(answer, RowError) for hit in answer]
-    counts = np.array([0 if isinstance(answer, RowError) else len(answer) for answer in answers], np.int64)
-    return Answers(
-        counts,
-        pa.RecordBatch.from_pylist([asdict(hit) for hit in hits], schema=HITS),
-        counts < k,
-        {place: answer for place, answer in enumerate(answers) if isinstance(answer, RowError)},
-    )
-
-
 class KnnIndex(Protocol):
     """A kNN index over a corpus of images.
 
@@ -109,7 +64,9 @@ class KnnIndex(Protocol):
             to look at an index that is not there.
         dim: of its vectors; None where only the index itself knows. Known after `open()`.
         local: False where answers may change although the identity does not.
-        fields: of a hit that the index knows of some image at least; None where only the answers tell. Known after `open()`.
+        fields: of a hit that the index knows of some image at least; None where only the answers tell, and there
+            was none yet. Known after `open()`, or the first answer.
+        most: candidates of a query that it gives at the most, whatever it is asked for, where it has more; None: no limit.
         calls_at_once: calls of `search` that it wants to have under way, each of one query, from as many threads; 1: one call
             after the other, each of many queries.
     """
@@ -125,6 +82,9 @@ class KnnIndex(Protocol):
 
     @property
     def fields(self) -> frozenset[str] | None: ...
+
+    @property
+    def most(self) -> int | None: ...
 
     @property
     def calls_at_once(self) -> int: ...

@@ -17,6 +17,16 @@ METADATA_FOLDER = "metadata"
 METADATA_ARROW = "metadata.arrow"
 
 
+def workspace_of(folder: Path) -> Path:
+    """Where an index folder is built: beside it."""
+    return folder.with_name(f".{folder.name}.building")
+
+
+def is_workspace(folder: Path) -> bool:
+    """Whether an index is, or was, being built in this folder."""
+    return folder.name.startswith(".") and folder.name.endswith(".building")
+
+
 def size_of(folder: Path) -> int:
     """Bytes of an index folder: of the index and its metadata."""
     files = [folder / INDEX_FILE, folder / METADATA_ARROW, *(folder / METADATA_FOLDER).glob("*.parquet")]

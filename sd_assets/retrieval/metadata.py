@@ -33,7 +33,8 @@ _BATCH_ROWS = 1 << 18
 # Of its text: an Arrow array of strings holds less than 2 GiB.
 _BATCH_BYTES = 1 << 28
 _READ_ROWS = 1 << 14
-_EDGE_BYTES = 1 << 20
+# Of what a digest reads: of each edge of a file, and of all edges of one kind together, but for so many files that each is the least.
+_EDGE_BYTES, _LEAST_EDGE_BYTES, _EDGES_BYTES = 1 << 20, 1 << 14, 1 << 28
 _FIELDS, _SOURCE = b"sd_assets.fields", b"sd_assets.source"
 
 
@@ -135,15 +136,17 @@ def metadata_files(folder: Path, where: str) -> list[Path]:
 
 
 def edges_digest(folder: Path, paths: Sequence[Path]) -> str:
-    """Of the files' names, sizes, and first and last MiB: cheap on any size, and the same wherever the folder lies."""
+    """Of the files' names, sizes, and first and last MiB, or less of very many: cheap on any size, and the same wherever the folder
+    lies."""
     digest = hashlib.sha256()
+    edge = min(_EDGE_BYTES, max(_LEAST_EDGE_BYTES, _EDGES_BYTES // max(1, len(paths))))
     for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
-            digest.update(file.read(_EDGE_BYTES))
-            file.seek(max(0, size - _EDGE_BYTES))
-            digest.update(file.read(_EDGE_BYTES))
+            digest.update(file.read(edge))
+            file.seek(max(0, size - edge))
+            digest.update(file.read(edge))
     return digest.hexdigest()
 
 
@@ -279,5 +282,6 @@ def _taken(parts: Sequence[pa.RecordBatch], places: Numbers, where: str) -> pa.R
         return pa.concat_batches(parts).take(pa.array(places)).replace_schema_metadata(None)
     except pa.ArrowException as error:  # more text than an array of strings holds
         raise RetrievalError(
-            f"{where}the metadata of {len(places)} rows is too much at once ({error}): lower `images_per_query`"
+            f"{where}the metadata of {len(places)} rows is too much at once ({error}): lower `images_per_query` or "
+            "`max_candidates`"
         ) from error

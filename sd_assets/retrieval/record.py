@@ -25,7 +25,8 @@ class IndexRecord:
         factory: the kind of index, as FAISS's index factory writes it.
         metric: how vectors are compared: of the L2-normalised ones, the inner product.
         nprobe: lists that a search looks into unless told otherwise; None where the kind has none.
-        ef_search: candidates that a search of an HNSW graph keeps unless told otherwise; None where the kind has none.
+        ef_search: candidates that a search of an HNSW graph keeps unless told otherwise, be it the index or what finds the lists;
+            None where the kind has none.
         corpus: what it was built of, in words.
         rows: of the corpus: `vectors` and all that were skipped.
         skipped: rows that were left out, by reason (`build.SKIPPED`).

@@ -47,7 +47,7 @@ class Selected:
         left_out: of each query how many candidates became no hit, by reason, as far as they were better than its last hit, or all
             that were looked at where it has fewer than it may; a list of `schemas.LEFT_OUT`.
         blocked_by: by the query's place: the entries of `blocked:` by which candidates were left out, sorted.
-        cut_short: bool, shape (queries,): there may be further hits, beyond `max_candidates`.
+        cut_short: bool, shape (queries,): there may be further hits, beyond `max_candidates` or what the index gives at most.
         errors: why a query failed, by its place; it has no hits.
     """
 
@@ -129,6 +129,8 @@ class Selection:
         self._filters = Filters(settings.filters)
         self._wanted = settings.images_per_query
         self._most = max(self._wanted, settings.max_candidates)
+        if index.most is not None:
+            self._most = min(self._most, index.most)
         if not index.local:
             self._most = min(self._most, max(self._wanted, _MOST_OF_A_SERVICE))
         choosy = bool(self._filters) or settings.near_duplicates is not None
@@ -137,16 +139,21 @@ class Selection:
     def open(self) -> None:
         """Make ready. Raises `RetrievalError`, also if the index cannot do what is asked for."""
         self._index.open()
-        settings, known = self._settings, self._index.fields
+        settings = self._settings
         if settings.near_duplicates is not None and not self._index.local:
             raise RetrievalError(
                 f"index {settings.index!r} is a service, and gives no vectors to find near-duplicates by: set `near_duplicates` "
                 "under `retrieval:` of the entry to null, or use a local index"
             )
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Raise `RetrievalError` if no image of the index can pass the filters, as far as is known."""
+        known = self._index.fields
         missing = sorted(self._filters.needs - known) if known is not None else []
         if missing:
             raise RetrievalError(
-                f"index {settings.index!r} does not know {' or '.join(f'the {name}' for name in missing)} of any image, so the "
+                f"index {self._settings.index!r} does not know {' or '.join(f'the {name}' for name in missing)} of any image, so the "
                 f"entry's `retrieval: filters:` would leave out all: set those filters to null, or add to them "
                 f"`unknown_passes: [{', '.join(missing)}]`"
             )
@@ -184,6 +191,7 @@ class Selection:
 
     def _judged(self, queries: npt.NDArray[np.float32], kinds: pa.Array, k: int) -> _Judged:
         answers = self._index.search(queries, k)
+        self._check_fields()  # of a service only its answers tell
         owners = np.repeat(np.arange(len(queries)), answers.counts)
         reasons = np.zeros(len(owners), np.int16)
         for reason, left_out in self._reasons(answers, kinds, owners, reasons):

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sd_assets.retrieval.training import inverted, transformed
+from sd_assets.retrieval.faiss_search import inverted_file_in
+from sd_assets.retrieval.training import graph_in, transformed
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +62,7 @@ def _head(index: Any) -> bytes | None:
     """The file of an index with inverted lists up to these; None of an index that has none, or writes them otherwise."""
     import faiss
 
-    ivf = inverted(index)
+    ivf = inverted_file_in(index)
     # Their files end in the lists; those of kinds derived from them may not.
     if type(ivf) not in (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ):
         return None
@@ -79,7 +80,7 @@ class _Inverted:
 
     def __init__(self, index: Any, folder: Path) -> None:
         self._index = index
-        self._ivf = inverted(index)
+        self._ivf = inverted_file_in(index)
         self._folder = folder
         self.kept = 0
         while self._file(self.kept, "lists.npy").exists():
@@ -130,9 +131,10 @@ class _Inverted:
         for step, start in enumerate(starts[:-1]):
             lists = np.load(self._file(step, "lists.npy"), mmap_mode="r")
             here = slice(*np.searchsorted(lists, [first, behind]).tolist())
-            codes = np.load(self._file(step, "codes.npy"), mmap_mode="r")[here]
+            # Copies: a step that stays mapped holds maps, of which a process may have some 65,000.
+            codes = np.array(np.load(self._file(step, "codes.npy"), mmap_mode="r")[here])
             numbers = np.load(self._file(step, "places.npy"), mmap_mode="r")[here].astype("<i8") + start
-            parts.append((lists[here], codes, numbers))
+            parts.append((np.array(lists[here]), codes, numbers))
         lists, codes, numbers = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         order = np.argsort(lists, kind="stable")
         codes, numbers = codes[order], numbers[order]
@@ -224,7 +226,10 @@ def _written(index: Any, path: Path) -> None:
     import faiss
 
     temporary = path.with_name(f".{path.name}.part")
-    faiss.write_index(index, str(temporary))
+    try:
+        faiss.write_index(index, str(temporary))
+    except RuntimeError as error:  # which FAISS raises for a full disk as for all else
+        raise OSError(f"{temporary}: {str(error).strip().splitlines()[-1]}") from error
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -232,11 +237,8 @@ def _written(index: Any, path: Path) -> None:
 
 def described(index: Any) -> dict[str, int | None]:
     """The search parameters that an index's file keeps: `nprobe` and `ef_search`, None where it has none."""
-    import faiss
-
-    ivf = inverted(index)
-    plain = faiss.downcast_index(index)
-    graph = plain.hnsw if isinstance(plain, faiss.IndexHNSW) else None
+    ivf = inverted_file_in(index)
+    graph = graph_in(index)
     return {
         "nprobe": None if ivf is None else int(ivf.nprobe),
         "ef_search": None if graph is None else int(graph.efSearch),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_assets.retrieval.corpora import Corpus
+from sd_assets.retrieval.faiss_search import inverted_file_in, transforms_in
 from sd_assets.retrieval.vectors import normalised
 
 Floats = npt.NDArray[np.float32]
@@ -65,12 +66,16 @@ def train(index: Any, sample: Floats) -> None:
         index: of the index factory, untrained; changes.
         sample: float32, shape (rows, dim), L2-normalised.
     """
-    ivf = inverted(index)
-    if ivf is None or ivf.nlist < _TWO_LEVELS_FROM or not _is_plain(ivf.quantizer):
+    import faiss
+
+    ivf = inverted_file_in(index)
+    # What measures again has vectors of its own, which may want training, too.
+    refined = isinstance(faiss.downcast_index(index), faiss.IndexRefine)
+    if ivf is None or ivf.nlist < _TWO_LEVELS_FROM or not _is_plain(ivf.quantizer) or refined:
         index.train(sample)
         return
     inner = sample
-    for step in _rotations(index):
+    for step in transforms_in(index):
         step.train(inner)
         inner = step.apply(inner)
     ivf.quantizer.train(inner)
@@ -121,7 +126,7 @@ def probes_for(index: Any, sample: Floats, recall: float) -> int:
     """
     import faiss
 
-    ivf = inverted(index)
+    ivf = inverted_file_in(index)
     spread = np.unique(np.linspace(0, len(sample) - 1, min(_TUNING_QUERIES, len(sample))).astype(np.int64))
     base = sample[:: -(-len(sample) // _TUNING_BASE)]
     queries = sample[spread]
@@ -140,31 +145,25 @@ def probes_for(index: Any, sample: Floats, recall: float) -> int:
     return int(np.quantile(needed, recall, method="higher"))
 
 
-def inverted(index: Any) -> Any:
-    """The part of an index that has inverted lists: the index itself, or what follows its rotations; None if it has none."""
+def graph_in(index: Any) -> Any:
+    """The HNSW graph of an index: over all vectors, or over the centroids of its lists; None if it has none."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    return index if isinstance(index, faiss.IndexIVF) else None
+    exact: Any = faiss.downcast_index(index)
+    if isinstance(exact, faiss.IndexHNSW):
+        return exact.hnsw
+    if isinstance(exact, faiss.IndexIVF):
+        return graph_in(exact.quantizer)
+    if isinstance(exact, faiss.IndexPreTransform):
+        return graph_in(exact.index)
+    return graph_in(exact.base_index) if isinstance(exact, faiss.IndexRefine) else None
 
 
 def transformed(index: Any, vectors: Floats) -> Floats:
     """Vectors as the inverted lists have them: behind the rotations that come first."""
-    for step in _rotations(index):
+    for step in transforms_in(index):
         vectors = step.apply(vectors)
     return vectors
-
-
-def _rotations(index: Any) -> list[Any]:
-    import faiss
-
-    whole = faiss.downcast_index(index)
-    if not isinstance(whole, faiss.IndexPreTransform):
-        return []
-    chain: Any = whole.chain
-    return [faiss.downcast_VectorTransform(chain.at(place)) for place in range(chain.size())]
 
 
 def _is_plain(quantizer: Any) -> bool:

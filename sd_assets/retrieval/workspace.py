@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sd_assets.errors import RetrievalError
-from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER
+from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER, workspace_of
 from sd_assets.retrieval.record import RECORD_FILE
 
 _AT_FDCWD = -100
@@ -33,7 +33,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder.with_name(f".{folder.name}.building")
+        self.path = workspace_of(folder)
         self.new = self.path / "new"
         self._plan = self.path / "made_from"
 
@@ -54,7 +54,7 @@ class Workspace:
     def finish(self) -> None:
         """Put the new folder in the place of the one that is used, and delete the workspace."""
         for file in (*self.new.rglob("*"), self.new):
-            _flush(file)
+            flush(file)
         if not self.folder.exists() or not any(self.folder.iterdir()):
             # Onto an empty folder, too.
             os.rename(self.new, self.folder)  # noqa: PTH104 - Path.rename says nothing of folders
@@ -79,12 +79,17 @@ def workspace(folder: Path) -> Iterator[Workspace]:
     """The workspace of an index folder, held against other builds; it is gone afterwards if nothing is kept there.
 
     Raises:
-        RetrievalError: another process builds this index; or the folder holds something else than an index of ours.
+        RetrievalError: another process builds this index; or the folder holds something else than an index of ours, or is a
+            mount point.
     """
     # A link stays one: what it leads to is exchanged.
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise RetrievalError(f"{folder} is a file: an index needs a folder of its own; give another path")
+    if folder.is_dir() and folder.stat().st_dev != folder.parent.stat().st_dev:
+        raise RetrievalError(
+            f"{folder} is a mount point, and a new index could not take the place of the one before it: give a folder below it"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD_FILE).is_file():
         what = (
             f"an index that sd_assets did not build (it has no {RECORD_FILE})"
@@ -119,7 +124,8 @@ def whole(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file or folder written to the disk, so that it is there also if the machine goes down."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

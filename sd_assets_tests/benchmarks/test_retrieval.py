@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import clip_back, vectors
+from benchmarks import clip_back, one_retrieval, vectors
 from benchmarks.retrieval import summary
 from sd_assets_tests.optional import missing
 
@@ -25,6 +25,8 @@ KEYS = [
     "autofaiss_build_seconds",
     "query_peak_rss_mb",
     "index_mb",
+    "stage_seconds",
+    "stage_peak_rss_mb",
 ]
 TINY = ["--vectors", "12000", "--queries", "300", "--back-queries", "10", "--clients", "2", "--runs", "1"]
 
@@ -65,14 +67,26 @@ def test_the_last_line_has_all_figures(tmp_path: Path, python: Path) -> None:
     last = json.loads(last_line)
     assert list(last) == KEYS
     assert all(math.isfinite(figure) and figure > 0 for figure in last.values())
-    assert last["recall_at_10"] >= 0.95
+    assert last["recall_at_10"] >= 0.9
     detail = json.loads(detail_line.removeprefix("detail "))
     assert detail["machine"]["theirs"]["clip-retrieval"] == "2.45.0"
-    assert detail["probes"]["recall_of_one"] < detail["probes"]["recall"] == last["recall_at_10"]
-    # The same file, with the same parameters: both find the same.
-    assert sorted(detail["runs"]) == ["back 2", "faiss", "ours"]
+    assert detail["probes"]["recall_of_one"] < 0.95 <= detail["probes"]["recall"]
+    assert sorted(detail["runs"]) == ["back 2", "faiss", "ours", "stage"]
+    assert (detail["runs"]["stage"][0]["queries"], detail["runs"]["stage"][0]["hits"]) == (300, 30_000)
     assert detail["runs"]["back 2"][0]["recall"] >= 0.9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus-12000-300", "corpus-12000-300.json"]
+
+
+def test_one_run_after_the_other_without_clip_retrieval(tmp_path: Path) -> None:
+    corpus, index = tmp_path / "corpus", tmp_path / "index"
+    vectors.main(corpus, 6_000, 100)
+    one_retrieval.build(corpus, index, "IVF24,Flat")
+    chosen = one_retrieval.probes(corpus, index, 0.95)
+    assert chosen["recall_of_one"] < 0.95 <= chosen["recall"]
+    ours = one_retrieval.ours(corpus, index)
+    assert 0.9 <= ours["recall"] != chosen["recall"]  # of other queries
+    staged = one_retrieval.stage(corpus, index, tmp_path / "stage")
+    assert (staged["queries"], staged["hits"]) == (100, 10_000)
 
 
 def test_the_corpus_and_its_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +116,7 @@ def test_what_the_figures_are() -> None:
             "faiss": [{"qps": 250}, {"qps": 220}, {"qps": 210}],
             "back 1": [{"qps": 20}, {"qps": 19}, {"qps": 90}],
             "back 4": [{"qps": 40}, {"qps": 30}, {"qps": 50}],
+            "stage": [{"seconds": seconds, "peak_mb": 500 + seconds} for seconds in (9.5, 8.0, 20.0)],
         },
     }
     assert summary(measured) == {
@@ -114,6 +129,8 @@ def test_what_the_figures_are() -> None:
         "autofaiss_build_seconds": 25.0,
         "query_peak_rss_mb": 400,
         "index_mb": 2.5,
+        "stage_seconds": 9.5,
+        "stage_peak_rss_mb": 520.0,
     }
 
 

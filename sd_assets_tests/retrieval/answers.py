@@ -1,10 +1,28 @@
 """An index's columnar answers as rows, which are easier to look at."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from sd_assets.errors import RowError
-from sd_assets.retrieval import Answers, Hit, KnnIndex
+from sd_assets.retrieval import Answers, KnnIndex
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An element of `schemas.HIT`."""
+
+    url: str
+    rank: int
+    similarity: float
+    alt_text: str | None
+    width: int | None
+    height: int | None
+    licence: str | None
+    nsfw: str | None
+    language: str | None
+    sha256: str | None
 
 
 def asked(index: KnnIndex, queries: npt.NDArray[np.float32], k: int) -> list[list[Hit] | RowError]:

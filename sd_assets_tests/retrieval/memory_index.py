@@ -20,6 +20,8 @@ class MemoryIndex:
         metadata: a row a vector; columns of `schemas.HIT`, at least `url`.
         local: whether it claims to be.
         kind: of FAISS index.
+        nprobe: of its search, where it is an inverted file.
+        most: see `KnnIndex`.
 
     Attributes:
         asked: (queries, k) of every search.
@@ -36,7 +38,9 @@ class MemoryIndex:
         local: bool = True,
         kind: str = "Flat",
         nprobe: int = 1,
+        most: int | None = None,
     ) -> None:
+        self.most = most
         # FAISS has no types for what kinds of index have of their own.
         made: Any = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
         self._faiss = made
@@ -73,6 +77,7 @@ class MemoryIndex:
 
     def search(self, queries: npt.NDArray[np.float32], k: int) -> Answers:
         self.asked.append((len(queries), k))
+        assert self.most is None or k <= self.most
         similarity, ids = self._faiss.search(np.ascontiguousarray(queries), min(k, self._faiss.ntotal))
         found = ids >= 0
         errors: dict[int, RowError] = {}

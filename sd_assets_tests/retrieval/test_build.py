@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,7 +301,7 @@ def test_a_corpus_that_changed_in_between_is_begun_anew(
     embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "index"
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+    with monkeypatch.context() as patch, pytest.raises(RetrievalError, match="the disk is full"):
 
         def full(folder: Path) -> Path:
             raise OSError("the disk is full")
@@ -310,6 +312,110 @@ def test_a_corpus_that_changed_in_between_is_begun_anew(
     _, lines = built(corpus_of(embeddings), folder, factory="IVF64,Flat", seed=1)
     assert not any("going on" in line for line in lines)
     assert any("training" in line for line in lines)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat"])
+def test_a_disk_without_room_is_told_and_what_is_done_is_kept(
+    embeddings: Path, vectors: list[Vectors], tmp_path: Path, factory: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = tmp_path / "index"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # less than the vectors of a file take
+    try:
+        with pytest.raises(
+            RetrievalError, match=r"index: the build broke off \(.*\): .* run it again: what is done is kept"
+        ):
+            built(corpus_of(embeddings), folder, factory=factory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not folder.exists()
+    _, lines = built(corpus_of(embeddings), folder, factory=factory)
+    assert f"going on with a build of {folder} that was broken off" in lines
+    assert asked_for(folder, vectors) == EXPECTED
+
+
+def test_a_folder_that_cannot_be_made_is_told(embeddings: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RetrievalError, match=r"file/index: the build broke off \(.*Not a directory"):
+        built(corpus_of(embeddings), tmp_path / "file" / "index")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_metadata_that_a_power_cut_took_is_noticed(
+    embeddings: Path, vectors: list[Vectors], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
+    folder = tmp_path / "index"
+    with monkeypatch.context() as patch, pytest.raises(RetrievalError):
+
+        def cut(folder: Path) -> Path:
+            raise OSError("power cut")
+
+        patch.setattr("sd_assets.retrieval.build.write_metadata_arrow", cut)
+        built(corpus_of(embeddings), folder, factory="IVF64,Flat")
+    taken = tmp_path / ".index.building" / "new" / METADATA_FOLDER / "metadata_0001.parquet"
+    if empty:
+        taken.write_bytes(b"")
+    else:
+        taken.unlink()
+    with pytest.raises(
+        RetrievalError, match=r"2,994 rows of metadata for 4,491 vectors: .*build it again, it begins anew"
+    ):
+        built(corpus_of(embeddings), folder, factory="IVF64,Flat")
+    built(corpus_of(embeddings), folder, factory="IVF64,Flat")
+    assert asked_for(folder, vectors) == EXPECTED
+
+
+def test_a_mount_point_cannot_be_exchanged(embeddings: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"/proc is a mount point.*give a folder below it"):
+        built(corpus_of(embeddings), Path("/proc"))
+
+
+def test_metadata_for_quick_access_is_made_again(embeddings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    built(corpus_of(embeddings), folder)
+    file = folder / METADATA_ARROW
+    before = file.read_bytes()
+    file.unlink()
+    built(corpus_of(embeddings), folder)
+    assert file.read_bytes() == before
+    file.write_bytes(b"damaged")
+    _, lines = built(corpus_of(embeddings), folder)
+    assert file.read_bytes() == before
+    assert lines[0].startswith(f"{folder} is up to date")
+    assert lines[1:] == [f"{METADATA_ARROW} was not there, or of other files: it was written again"]
+
+
+def test_an_index_inside_its_corpus_is_no_part_of_it(
+    embeddings: Path, vectors: list[Vectors], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(embeddings, corpus)
+    folder = corpus / "index"
+    with monkeypatch.context() as patch, pytest.raises(RetrievalError):
+
+        def full(folder: Path) -> Path:
+            raise OSError("the disk is full")
+
+        patch.setattr("sd_assets.retrieval.build.write_metadata_arrow", full)
+        built(corpus_of(corpus), folder)
+    first, lines = built(corpus_of(corpus), folder)
+    assert any("going on" in line for line in lines)
+    again, _ = built(corpus_of(corpus), folder)
+    assert again == first
+    assert asked_for(folder, vectors) == EXPECTED
+
+
+def test_settings_that_change_nothing_build_nothing(embeddings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    first, _ = built(corpus_of(embeddings), folder, memory="4GB")
+    for settings in ({"memory": "4 GB"}, {"memory": "3GB"}, {"factory": "Flat"}, {"recall": 0.5}):
+        assert built(corpus_of(embeddings), folder, **settings)[0] == first
+    lists, _ = built(corpus_of(embeddings), folder, factory="IVF64,Flat")
+    assert built(corpus_of(embeddings), folder, factory="IVF64,Flat", memory="1GB")[0] == lists
+    # What the sample must fit, and what `nprobe` is chosen for.
+    small, _ = built(corpus_of(embeddings), folder, factory="IVF64,Flat", memory="100KB")
+    low, _ = built(corpus_of(embeddings), folder, factory="IVF64,Flat", recall=0.5)
+    assert len({record.made_from for record in (first, lists, small, low)}) == 4
 
 
 def test_what_is_not_ours_is_left_alone(embeddings: Path, tmp_path: Path) -> None:
@@ -418,3 +524,23 @@ def test_lists_to_look_into_reach_the_recall(embeddings: Path, tmp_path: Path) -
     _, exact = faiss.knn(data[::20], data, 10, metric=faiss.METRIC_INNER_PRODUCT)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
     assert recall > 0.93
+
+
+def test_lists_behind_a_refinement_are_looked_into_as_well(embeddings: Path, tmp_path: Path) -> None:
+    plain, _ = built(corpus_of(embeddings), tmp_path / "plain", factory="OPQ4_16,IVF64,PQ4x4")
+    record, _ = built(corpus_of(embeddings), tmp_path / "index", factory="OPQ4_16,IVF64,PQ4x4,RFlat")
+    assert plain.nprobe is not None
+    assert record.nprobe is not None
+    assert plain.nprobe > 1
+    assert record.nprobe > 1
+    index: Any = faiss.read_index(str(tmp_path / "index" / INDEX_FILE))
+    assert faiss.extract_index_ivf(index.base_index).nprobe == record.nprobe
+
+
+def test_a_graph_that_finds_the_lists_looks_as_far_as_one_over_all_vectors(
+    embeddings: Path, tmp_path: Path
+) -> None:
+    record, _ = built(corpus_of(embeddings), tmp_path / "index", factory="IVF64_HNSW16,SQfp16")
+    index = faiss.read_index(str(tmp_path / "index" / INDEX_FILE))
+    quantizer: Any = faiss.downcast_index(faiss.extract_index_ivf(index).quantizer)
+    assert quantizer.hnsw.efSearch == record.ef_search == 128

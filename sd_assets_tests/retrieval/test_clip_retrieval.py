@@ -25,14 +25,14 @@ import requests
 import transformers
 
 from sd_assets.errors import RetrievalError, RowError
-from sd_assets.retrieval import Hit, KnnIndex, open_index
+from sd_assets.retrieval import KnnIndex, open_index
 from sd_assets.retrieval.build import build_index
 from sd_assets.retrieval.corpora.memory import memory_corpus
 from sd_assets.retrieval.layout import INDEX_FILE, METADATA_FOLDER, write_index
 from sd_assets.retrieval.service.results import results_of
 from sd_assets.settings import FaissIndexSettings, IndexBuildSettings, RetrievalSettings, ServiceIndexSettings
 from sd_assets_tests.optional import missing
-from sd_assets_tests.retrieval.answers import asked
+from sd_assets_tests.retrieval.answers import Hit, asked
 from sd_assets_tests.retrieval.conftest import normalised
 
 pytestmark = [pytest.mark.clip_retrieval, pytest.mark.timeout(300)]
@@ -230,7 +230,7 @@ def test_an_answer_ends_where_their_index_does(service: str, corpus: Vectors) ->
     rows = requests.post(
         f"{service}/knn-service", json={**body, "num_images": 10, "num_result_ids": 30}
     ).json()
-    results = results_of(rows, 30, 30)
+    results = results_of(rows, 30)
     assert (len(results.hits), results.exhausted, dict(results.dropped)) == (
         10,
         False,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sd_assets.retrieval.columns import KNOWN, hit_of, known_of
+from sd_assets.retrieval.columns import KNOWN, known_of, pixels_of, text_of
 
 TEXTS = [
     pa.array(["a", "", None, "é"]),
@@ -21,6 +21,7 @@ TEXTS = [
     pa.array([True, None]),
     pa.array([datetime.date(2020, 1, 1)]),
     pa.array([Decimal("1.50")]),
+    pa.array([["a"], None]),
     pa.nulls(2),
 ]
 SIZES = [
@@ -34,6 +35,7 @@ SIZES = [
     pa.array(np.array([640, np.nan], np.float16)),
     pa.array(["640", "x", None, "1e3", ""]),
     pa.array([640, None]).dictionary_encode(),
+    pa.array([True, False]),
     pa.nulls(2),
 ]
 
@@ -42,16 +44,14 @@ SIZES = [
 def test_texts(values: pa.Array) -> None:
     columns = {"url": "u", "alt_text": "t"}
     rows = pa.RecordBatch.from_arrays([pa.array(["http://h"] * len(values)), values], ["u", "t"])
-    alone = [hit_of(row, columns, 0.0, 0) for row in rows.to_pylist()]
-    assert known_of(rows, columns)["alt_text"].to_pylist() == [hit and hit.alt_text for hit in alone]
+    assert known_of(rows, columns)["alt_text"].to_pylist() == [text_of(value) for value in values.to_pylist()]
 
 
 @pytest.mark.parametrize("values", SIZES, ids=lambda values: str(values.type))
 def test_sizes(values: pa.Array) -> None:
     columns = {"url": "u", "width": "w"}
     rows = pa.RecordBatch.from_arrays([pa.array(["http://h"] * len(values)), values], ["u", "w"])
-    alone = [hit_of(row, columns, 0.0, 0) for row in rows.to_pylist()]
-    assert known_of(rows, columns)["width"].to_pylist() == [hit and hit.width for hit in alone]
+    assert known_of(rows, columns)["width"].to_pylist() == [pixels_of(value) for value in values.to_pylist()]
 
 
 def test_text_that_is_no_utf_8() -> None:
@@ -66,3 +66,27 @@ def test_fields_without_a_column_are_null() -> None:
     known = known_of(pa.RecordBatch.from_pydict({"URL": ["http://h"]}), {"url": "URL"})
     assert known.schema == KNOWN
     assert known.to_pylist() == [{**dict.fromkeys(KNOWN.names), "url": "http://h"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "pixels"),
+    [
+        ("a", "a", None),
+        ("", None, None),
+        (None, None, None),
+        (float("nan"), None, None),
+        ("\ud800x", "?x", None),
+        (True, "True", None),
+        ({"a": 1}, None, None),
+        ([640], None, None),
+        (640, "640", 640),
+        (0.25, "0.25", None),
+        ("640.0", "640.0", 640),
+        ("1e3", "1e3", 1000),
+        (10**400, str(10**400), None),
+        (-3, "-3", None),
+        (2**31, str(2**31), None),
+    ],
+)
+def test_single_values(value: object, text: str | None, pixels: int | None) -> None:
+    assert (text_of(value), pixels_of(value)) == (text, pixels)

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_assets.errors import CatalogError, ErrorCode, RetrievalError, RowError
-from sd_assets.retrieval import Hit, KnnIndex, open_index
+from sd_assets.retrieval import KnnIndex, faiss_index, open_index
+from sd_assets.retrieval.faiss_index import FaissIndex
 from sd_assets.retrieval.layout import write_index
-from sd_assets.retrieval.metadata import write_metadata_arrow
+from sd_assets.retrieval.metadata import Metadata, open_metadata, write_metadata_arrow
+from sd_assets.retrieval.selection import Selection
 from sd_assets.settings import FaissIndexSettings, RetrievalSettings
-from sd_assets_tests.retrieval.answers import asked
+from sd_assets_tests.retrieval.answers import Hit, asked
 from sd_assets_tests.retrieval.conftest import DIM, ROWS, normalised
 
 Vectors = npt.NDArray[np.float32]
@@ -81,11 +83,11 @@ def test_metadata_over_several_files_and_row_groups(folder: Path, vectors: Vecto
 
 
 def test_ids_that_the_index_does_not_fill_are_dropped(folder: Path, vectors: Vectors) -> None:
-    quantiser = faiss.IndexFlatIP(DIM)
-    index = faiss.IndexIVFFlat(quantiser, DIM, 8, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors)
+    index = faiss.IndexHNSWFlat(DIM, 2, faiss.METRIC_INNER_PRODUCT)
     index.add(vectors)
-    faiss.write_index(index, str(folder / "image.index"))  # one probe of eight finds far fewer than all
+    faiss.write_index(
+        index, str(folder / "image.index")
+    )  # a graph so thin that a walk does not come everywhere
     found = hits(asked(opened(folder), vectors[:1], ROWS)[0])
     assert 0 < len(found) < ROWS
     assert [hit.rank for hit in found] == list(range(len(found)))
@@ -117,6 +119,63 @@ def test_the_identity_is_of_the_content(folder: Path, tmp_path: Path) -> None:
     table = pq.read_table(file)
     pq.write_table(table.set_column(1, "TEXT", pa.array(["other"] * ROWS)), file)
     assert opened(folder).identity != before
+
+
+def test_the_identity_of_what_we_built_changes_in_the_middle_too(tmp_path: Path) -> None:
+    corpus = normalised(np.random.default_rng(0).standard_normal((70_000, DIM)))
+    urls = pa.table({"url": [f"http://h/{number}" for number in range(len(corpus))]})
+    identities = []
+    for negated in (slice(0), slice(34_000, 36_000)):
+        corpus[negated] *= -1
+        write_index(tmp_path / "index", corpus, urls)
+        identities.append(opened(tmp_path / "index").identity)
+    assert len(set(identities)) == 2
+    shutil.copytree(tmp_path / "index", tmp_path / "elsewhere")
+    assert opened(tmp_path / "elsewhere").identity == identities[-1]
+
+
+def test_an_index_exchanged_later_is_refused_where_its_metadata_is_not_mapped(
+    folder: Path, vectors: Vectors, metadata: pa.Table
+) -> None:
+    (folder / "metadata.arrow").unlink()
+    write_index(folder.with_name("other"), -vectors, metadata)
+    from_parquet = opened(folder)
+    assert hits(asked(from_parquet, vectors[3:4], 1)[0])[0].url == "http://h/3.jpg"
+    folder.rename(folder.with_name("gone"))
+    folder.with_name("other").rename(folder)
+    with pytest.raises(RetrievalError, match="was exchanged for another one"):
+        from_parquet.search(vectors[3:4], 1)
+    mapped = opened(folder)
+    folder.rename(folder.with_name("gone too"))
+    assert hits(asked(mapped, -vectors[3:4], 1)[0])[0].url == "http://h/3.jpg"  # what is mapped stays
+
+
+@pytest.mark.parametrize("looked", ["before", "while"])
+def test_an_index_exchanged_while_it_is_opened_is_refused(
+    folder: Path, vectors: Vectors, metadata: pa.Table, monkeypatch: pytest.MonkeyPatch, looked: str
+) -> None:
+    other = folder.with_name("other")
+    write_index(other, -vectors, metadata)
+
+    def exchange() -> None:
+        folder.rename(folder.with_name("gone"))
+        other.rename(folder)
+
+    index = FaissIndex("rooms", folder)
+    if looked == "before":
+        index.identity  # noqa: B018 - the looking is what counts
+        exchange()
+    else:
+
+        def exchanged_before(name: str, folder: Path) -> Metadata:
+            exchange()
+            return open_metadata(name, folder)
+
+        monkeypatch.setattr(faiss_index, "open_metadata", exchanged_before)
+    with pytest.raises(RetrievalError, match="was exchanged for another one"):
+        index.open()
+    monkeypatch.undo()
+    assert hits(asked(opened(folder), -vectors[3:4], 1)[0])[0].url == "http://h/3.jpg"
 
 
 @pytest.mark.parametrize(
@@ -182,13 +241,24 @@ def test_the_catalogue_says_how_far_a_search_goes(folder: Path, vectors: Vectors
         index = open_index(
             "rooms", FaissIndexSettings.model_validate({**settings, "nprobe": nprobe}), RetrievalSettings()
         )
-        answers = index.search(vectors, ROWS)
-        found[nprobe] = (answers.counts.sum(), index.identity)
-        assert answers.exhausted.all()
-    assert found[None][0] == found[1][0] < found[8][0] == ROWS * ROWS
+        assert (
+            index.search(vectors, ROWS).counts.tolist() == [ROWS] * ROWS
+        )  # further, where there are too few
+        answers = index.search(vectors, 2)
+        assert answers.hits.column("similarity").null_count == 0
+        found[nprobe] = (sum(answers.hits.column("similarity").to_pylist()), index.identity)
+    assert found[None][0] == found[1][0] < found[8][0]
     assert len({identity for _, identity in found.values()}) == 3  # it changes what is found
     with_ef = FaissIndexSettings.model_validate({**settings, "ef_search": 9})
     assert open_index("rooms", with_ef, RetrievalSettings()).identity == f"{found[None][1]}#ef_search=9"
+
+
+def test_filters_reach_beyond_the_cells_that_are_looked_into_first(folder: Path, vectors: Vectors) -> None:
+    inverted_file(folder, vectors)
+    settings = RetrievalSettings.model_validate({"images_per_query": 10, "filters": {"min_width": 150}})
+    selected = Selection(opened(folder), settings).select(vectors, pa.array(["text"] * ROWS))
+    assert selected.counts.tolist() == [10] * ROWS
+    assert set(selected.hits.column("url").to_pylist()) == {f"http://h/{i}.jpg" for i in range(50, ROWS)}
 
 
 def test_answers_are_columns(folder: Path, vectors: Vectors) -> None:

@@ -109,3 +109,32 @@ def test_fewer_than_wanted(corpus: Vectors, queries: Vectors) -> None:
         assert (numbers[:, 20 * LISTS :] == -1).all()
         if kind != "HNSW8":
             assert [sorted(row[: 20 * LISTS]) for row in numbers.tolist()] == [list(range(20 * LISTS))] * 2
+
+
+@pytest.mark.parametrize(
+    "kind", [f"IVF{LISTS},Flat", f"PCA64,IVF{LISTS},SQ8", f"IVF{LISTS},PQ8x4,RFlat", f"IVF{LISTS}_HNSW8,Flat"]
+)
+def test_where_cells_hold_too_few_more_are_looked_into(kind: str, corpus: Vectors, queries: Vectors) -> None:
+    index = made(kind, corpus)
+    wanted = ROWS // 2  # no cell holds so many
+    numbers = search(index, queries, wanted, SearchOptions(nprobe=1))[1]
+    assert (numbers >= 0).all()
+    alone = np.concatenate(
+        [search(index, query[None], wanted, SearchOptions(nprobe=1))[1] for query in queries]
+    )
+    np.testing.assert_array_equal(alone, numbers)  # each is widened for itself
+    everything = search(index, queries[:3], ROWS, SearchOptions(nprobe=1))[1]
+    assert [len(set(row) - {-1}) for row in everything.tolist()] == [ROWS] * 3
+
+
+def test_who_has_enough_is_not_asked_further(corpus: Vectors, queries: Vectors) -> None:
+    index = made(f"IVF{LISTS},Flat", corpus)
+    options = SearchOptions(nprobe=2)
+    index.nprobe = 2
+    wanted = int(np.median((index.search(queries, ROWS)[1] >= 0).sum(axis=1)))
+    similarities, numbers = search(index, queries, wanted, options)
+    bare_similarities, bare = index.search(queries, wanted)
+    enough = bare[:, -1] >= 0
+    assert 0 < enough.sum() < len(queries)
+    np.testing.assert_allclose(similarities[enough], bare_similarities[enough], atol=2e-6)
+    assert (numbers[~enough] >= 0).all()

@@ -1,6 +1,7 @@
 """Rows of metadata by number, of real files: `metadata.arrow`, and Parquet where it is missing."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sd_assets.errors import RetrievalError
 from sd_assets.retrieval import metadata as metadata_module
 from sd_assets.retrieval.columns import KNOWN
 from sd_assets.retrieval.layout import METADATA_ARROW, METADATA_FOLDER
-from sd_assets.retrieval.metadata import open_metadata, write_metadata_arrow
+from sd_assets.retrieval.metadata import edges_digest, open_metadata, write_metadata_arrow
 
 ROWS = 100
 NUMBERS = np.array([99, 0, 41, 41, 7, 0, 63], np.int64)
@@ -150,3 +151,21 @@ def test_a_writing_that_fails_leaves_nothing(index: Path) -> None:
     with pytest.raises(RetrievalError, match=r"cannot read .*metadata_3.parquet"):
         write_metadata_arrow(index)
     assert sorted(child.name for child in index.iterdir()) == [METADATA_FOLDER]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_of_many_files_the_edges_are_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_module, "_EDGES_BYTES", 1 << 20)
+    monkeypatch.setattr(metadata_module, "_LEAST_EDGE_BYTES", 1 << 10)
+    files = [tmp_path / f"{number}.parquet" for number in range(40)]
+    for file in files:
+        file.write_bytes(bytes(400_000))
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    digest = edges_digest(tmp_path, files)
+    assert 1_500_000 < read() - before < 2_500_000  # of 16,000,000
+    files[30].write_bytes(bytes(399_999) + b"x")
+    assert edges_digest(tmp_path, files) != digest

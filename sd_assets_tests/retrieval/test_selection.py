@@ -231,6 +231,27 @@ def test_far_candidates_end_the_search_of_a_query() -> None:
     assert (selected.counts < 40).all() and not selected.cut_short.any()
 
 
+def test_what_only_the_answers_of_an_index_tell_is_said_after_the_first(backend: Backend) -> None:
+    for row in backend.rows:
+        del row["WIDTH"]
+    settings = RetrievalSettings.model_validate({"index": "i", "filters": {"min_width": 100}})
+    service = ServiceIndexSettings(kind="clip-retrieval", url=(backend.url,))
+    index = open_index("i", service, settings)
+    asking = Selection(index, settings)
+    asking.open()
+    assert index.fields is None
+    try:
+        with pytest.raises(
+            RetrievalError, match=r"'i' does not know the width of any .*unknown_passes: \[width\]"
+        ):
+            asking.select(backend.vectors[:1], KINDS[:1])
+        assert index.fields == {"url", "alt_text", "height", "licence", "nsfw", "sha256"}
+        # No query was asked for more and more.
+        assert max(body["num_result_ids"] for body in backend.requests) == 40
+    finally:
+        index.close()
+
+
 def test_bounds_are_those_of_the_query_s_kind() -> None:
     filters = {"min_similarity_images": 0.5, "max_similarity_prompts": 0.4}
     index = MemoryIndex(VECTORS, METADATA)
@@ -274,3 +295,12 @@ def test_a_service_is_asked_for_more_until_enough_pass(
         assert [hit["rank"] for hit in hits] == list(range(5))
     assert len({request["num_images"] for request in backend.requests}) > 2  # a probe, and growing
     assert not selected.cut_short.any()
+
+
+def test_what_an_index_does_not_give_is_cut_short() -> None:
+    index = MemoryIndex(VECTORS, METADATA, most=30)
+    few = selection(index, 3, filters={"min_width": 200}).select(QUERIES, KINDS)
+    assert (few.counts == 3).all() and not few.cut_short.any()
+    many = selection(index, 50).select(QUERIES, KINDS)
+    assert (many.counts < 31).all() and many.cut_short.all()
+    assert max(k for _, k in index.asked) == 30

@@ -40,7 +40,7 @@ class Retrieval:
             query["embedding"] = turned(query["embedding"], tilt)
         self._embeddings = table_of(base, SEED_EMBEDDINGS, queries)
         self._area = Area(LocalFiles(base / "data"), "retrieval_hits", "p")
-        self._index = FaissIndex("i", base / "index")
+        self.index = FaissIndex("i", base / "index")
         self.asked = 0
         self.report: dict[str, Any] = {}
         self._runs = 0
@@ -57,7 +57,7 @@ class Retrieval:
         self.asked = 0
         self._runs += 1
         settings = RetrievalSettings(index="i", images_per_query=3, filters=HitFilters(**filters or {}))
-        stage = RetrieveStage(self._index, settings, Blocked(**blocked))
+        stage = RetrieveStage(self.index, settings, Blocked(**blocked))
         rows = embedding_batches(self._embeddings)
         staged = run_stage(stage, rows, self._area, f"run{self._runs}", print, [self._embeddings])
         self.report = staged.report
@@ -161,3 +161,14 @@ def test_a_query_that_fails_keeps_its_row_and_is_asked_again(retrieval: Retrieva
         assert "NaN" in rows["broken"]["error_detail"]
         assert len(rows["fine"]["hits"]) == 3 and rows["fine"]["error"] is None
     assert retrieval.asked == 1
+
+
+def test_the_more_hits_a_query_the_fewer_queries_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = Retrieval(tmp_path, monkeypatch).index
+    sizes = {
+        hits: RetrieveStage(index, RetrievalSettings(index="i", images_per_query=hits)).batch_rows
+        for hits in (1, 20, 1_000, 100_000)
+    }
+    assert sizes == {1: 256, 20: 256, 1_000: 200, 100_000: 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora.corpus import Reason, Reasons, Vectors
 
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class VectorFile:
@@ -78,7 +79,10 @@ class VectorFile:
             return None
         if self.width != dim or not len(places):
             return np.empty((0, dim), np.float32)
-        return np.asarray(np.load(self._path, mmap_mode="r")[places])
+        try:
+            return np.asarray(np.load(self._path, mmap_mode="r")[places])
+        except _BROKEN as error:
+            raise self._damaged(error) from error
 
     @property
     def _row_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,8 @@ def kept_columns(
 ) -> tuple[dict[str, str], pa.Schema]:
     """Which columns an index keeps, and what they are called there.
 
-    Columns of other vectors (lists of floats) are kept only if they are named.
+    Columns of other vectors (lists of floats) are kept only if they are named. A column that is named for its URLs or texts gets
+    our name for them; one of the corpus that has this name already is called `corpus_...` then, so that nobody reads it instead.
 
     Args:
         schemas: of the metadata, by the name of the file.
@@ -56,10 +58,8 @@ def kept_columns(
     for name in keep or ():
         _require(name, present, f"{where}.columns")
     chosen = chosen_columns(present)
-    if url_column is not None:
-        chosen["url"] = url_column
-    if text_column is not None:
-        chosen["alt_text"] = text_column
+    named = {"url": url_column, "alt_text": text_column}
+    chosen |= {field: column for field, column in named.items() if column is not None}
     if "url" not in chosen:
         raise RetrievalError(
             f"{where}: the metadata has no column of URLs (looked for {', '.join(NAMES['url'])}); "
@@ -67,10 +67,9 @@ def kept_columns(
         )
     if keep is None:
         keep = [name for name in present if not is_vector(merged.field(name).type)]
-    columns = {}
-    for name in present:
-        if name in keep or name in chosen.values():
-            columns[_name(name, chosen, present)] = name
+    kept = [name for name in present if name in keep or name in chosen.values()]
+    by_name = {column: _OUR_NAMES[field] for field, column in named.items() if column is not None}
+    columns = {by_name.get(name) or _name(name, chosen, kept, by_name): name for name in kept}
     fields = [pa.field(ours, _storable(merged.field(theirs).type)) for ours, theirs in columns.items()]
     return columns, pa.schema(fields)
 
@@ -81,8 +80,11 @@ def is_vector(kind: pa.DataType) -> bool:
     return bool(lists and pa.types.is_floating(kind.value_type))
 
 
-def _name(column: str, chosen: Mapping[str, str], present: Sequence[str]) -> str:
-    """Its own, unless it is one that is read under another name and that name is free."""
+def _name(column: str, chosen: Mapping[str, str], present: Sequence[str], taken: Mapping[str, str]) -> str:
+    """Its own, unless it is one that is read under another name and that name is free; or its own was given to another one."""
+    if column in taken.values():
+        free = (f"{'corpus_' * times}{column}" for times in itertools.count(1))
+        return next(name for name in free if name not in present)
     field = next((field for field, theirs in chosen.items() if theirs == column), None)
     # A path keeps its name: to `back` an `image_path` is a file of its own disk.
     if field is None or field not in _OUR_NAMES or column == "image_path":

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sd_assets.errors import RetrievalError
+from sd_assets.retrieval.columns import chosen_columns, known_of
 
 Vectors = npt.NDArray[np.floating[Any]]
 Reasons = npt.NDArray[np.uint8]
@@ -31,7 +33,7 @@ class Reason(IntEnum):
     ZERO = 2  # the vector has no direction
     WRONG_WIDTH = 3  # it is not as wide as most
     MISSING = 4  # there is a row, but no vector
-    NO_URL = 5  # nobody could download the image
+    NO_URL = 5  # nobody could download the image: there is no URL, or a path on somebody's disk
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,18 @@ class Corpus:
             raise RetrievalError(f"{self.description} holds no vectors: {self.hint}")
         return max(widths, key=lambda width: (widths[width], width))
 
+    @property
+    def url_column(self) -> str:
+        """The column that holds the URLs, by the name that it has in the parts."""
+        return self.columns[chosen_columns(self.schema.names)["url"]]
+
     def blocks(self, part: Part, dim: int, start: int, rows: int) -> Iterator[Block]:
-        """The rows of a part from `start` on, in blocks of `rows`."""
-        renamed = (self._named(batch) for batch in part.metadata(start))
+        """The rows of a part from `start` on, in blocks of `rows`.
+
+        Raises:
+            RetrievalError: a file is damaged, or a value does not fit the type that its column has in all files together.
+        """
+        renamed = (self._named(batch, part.name) for batch in part.metadata(start))
         batches = rebatched(renamed, rows, self.schema)
         for vectors, reasons in part.vectors(dim, start, rows):
             batch = next(batches, None)
@@ -148,14 +159,29 @@ class Corpus:
                 raise RetrievalError(
                     f"{part.name}: has fewer rows of metadata than its header says: it is damaged"
                 )
-            yield Block(vectors, reasons, batch)
+            lacking = np.where((reasons == Reason.NONE) & ~self._with_url(batch), Reason.NO_URL, reasons)
+            yield Block(vectors, lacking.astype(np.uint8), batch)
 
-    def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _with_url(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        ours = chosen_columns(self.schema.names)["url"]
+        urls = known_of(batch.select([ours]), {"url": ours}).column("url")
+        if self.url_column == "image_path":
+            # `clip-retrieval inference` writes what it read there: a URL only if its files are named so.
+            return np.asarray(pc.match_substring_regex(urls, "(?i)^https?://").fill_null(False))
+        return np.asarray(urls.is_valid())
+
+    def _named(self, batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
         arrays = []
         for field in self.schema:
             column = self.columns[field.name]
             if column in batch.schema.names:
-                arrays.append(batch.column(column).cast(field.type))
+                try:
+                    arrays.append(batch.column(column).cast(field.type))
+                except pa.ArrowException as error:
+                    raise RetrievalError(
+                        f"{name}: its column {column!r} does not fit {field.type}, the type that holds what other files have there "
+                        f"({error}): write the column with one type in all files"
+                    ) from error
             else:
                 arrays.append(pa.nulls(len(batch), field.type))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)

@@ -7,6 +7,7 @@ from pathlib import Path
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora.columns import kept_columns
 from sd_assets.retrieval.corpora.corpus import Corpus, files_identity
+from sd_assets.retrieval.corpora.files import files_below
 from sd_assets.retrieval.corpora.paired import PairedFiles
 from sd_assets.settings import DataCompCorpus
 
@@ -27,14 +28,16 @@ def datacomp_corpus(settings: DataCompCorpus, path: str, where: str) -> Corpus:
         RetrievalError: files are missing, damaged or do not fit each other.
     """
     folder = Path(path)
-    vectors = sorted(folder.rglob("*.npz"))
+    files = files_below(folder, f"{where}.path")
+    vectors = [file for file in files if file.suffix == ".npz"]
     if not vectors:
         raise RetrievalError(
             f"{where}.path: {folder} holds no .npz files: give the folder that DataComp was downloaded to"
         )
     pairs = [(file, file.with_suffix(".parquet")) for file in vectors]
     alone = [str(file) for file, metadata in pairs if not metadata.is_file()]
-    alone += sorted(str(file) for file in {*folder.rglob("*.parquet")} - {metadata for _, metadata in pairs})
+    paired = {metadata for _, metadata in pairs}
+    alone += [str(file) for file in files if file.suffix == ".parquet" and file not in paired]
     if alone:
         more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
         raise RetrievalError(

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from sd_assets.errors import RetrievalError
+from sd_assets.retrieval.columns import NAMES, chosen_columns
 from sd_assets.retrieval.corpora.corpus import Corpus, Part, Reasons, Vectors
 
 
@@ -21,11 +23,14 @@ def memory_corpus(vectors: Vectors, metadata: pa.Table, clip: str | None = None)
 
     Raises:
         ValueError: the two do not fit.
+        RetrievalError: there is no column of URLs.
     """
     if vectors.ndim != 2 or len(vectors) != metadata.num_rows:
         raise ValueError(
             f"{metadata.num_rows} rows of metadata do not fit embeddings of the shape {vectors.shape}"
         )
+    if "url" not in chosen_columns(metadata.column_names):
+        raise RetrievalError(f"the metadata has no column of URLs; looked for {', '.join(NAMES['url'])}")
     part = _InMemory(vectors, metadata)
     columns = {name: name for name in part.schema.names}
     return Corpus(f"{len(vectors)} vectors in memory", part.digest, [part], columns, part.schema, clip)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora.columns import kept_columns
 from sd_assets.retrieval.corpora.corpus import Corpus, files_identity
+from sd_assets.retrieval.corpora.files import files_below
 from sd_assets.retrieval.corpora.paired import PairedFiles
 from sd_assets.settings import ClipRetrievalCorpus
 
@@ -16,6 +18,10 @@ _STEMS = {"image": "img_emb", "text": "text_emb"}
 # What folders of one kind of file are called; those of a run lie side by side.
 _SUBFOLDERS = frozenset({"img_emb", "text_emb", "metadata", "images", "texts", "image", "text"})
 _SHOWN = 5
+_PATHS_HINT = (
+    "`image_path` holds paths on a disk, and retrieval can only give what can be downloaded: have `clip-retrieval inference` "
+    "read a webdataset whose metadata has a `url` (as img2dataset writes it) with --enable_metadata True, or add a column `url`"
+)
 
 _Key = tuple[str, int]
 
@@ -35,8 +41,9 @@ def numbered_corpus(settings: ClipRetrievalCorpus, path: str, where: str) -> Cor
     """
     folder = Path(path)
     stem = _STEMS[settings.vectors]
-    vectors = _numbered(folder, rf"{stem}_(\d+)\.npy")
-    metadata = _numbered(folder, r"metadata_(\d+)\.parquet")
+    files = files_below(folder, f"{where}.path")
+    vectors = _numbered(files, rf"{stem}_(\d+)\.npy")
+    metadata = _numbered(files, r"metadata_(\d+)\.parquet")
     if not vectors:
         raise RetrievalError(
             f"{where}.path: {folder} holds no {stem}_N.npy: give the folder that `clip-retrieval inference` wrote, or that "
@@ -47,11 +54,12 @@ def numbered_corpus(settings: ClipRetrievalCorpus, path: str, where: str) -> Cor
     schemas = {pair[1].name: part.schema for pair, part in zip(pairs, parts, strict=True)}
     columns, schema = kept_columns(schemas, where, keep=settings.columns)
     identity = files_identity(folder, (file for pair in pairs for file in pair))
-    return Corpus(f"{len(parts)} files {stem}_N.npy in {folder}", identity, parts, columns, schema)
+    found = Corpus(f"{len(parts)} files {stem}_N.npy in {folder}", identity, parts, columns, schema)
+    return replace(found, hint=f"{where}: {_PATHS_HINT}") if found.url_column == "image_path" else found
 
 
-def _numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    found = ((re.fullmatch(pattern, path.name), path) for path in folder.rglob("*"))
+def _numbered(files: Iterable[Path], pattern: str) -> list[tuple[int, Path]]:
+    found = ((re.fullmatch(pattern, path.name), path) for path in files)
     return [(int(match[1]), path) for match, path in found if match]
 
 

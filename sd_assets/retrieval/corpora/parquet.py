@@ -21,6 +21,7 @@ from sd_assets.retrieval.corpora.corpus import (
     files_identity,
     rebatched,
 )
+from sd_assets.retrieval.corpora.files import outside_indices
 from sd_assets.retrieval.corpora.parquet_rows import ParquetFile
 from sd_assets.settings import ParquetCorpus
 from sd_assets.sources.files import list_files
@@ -38,9 +39,14 @@ def parquet_corpus(settings: ParquetCorpus, path: str, where: str) -> Corpus:
         RetrievalError: files are missing or damaged, or have no such columns.
     """
     try:
-        folder, paths = list_files(path, (".parquet",))
+        folder, listed = list_files(path, (".parquet",))
     except SourceError as error:
         raise RetrievalError(str(error).replace("source.path", f"{where}.path")) from error
+    paths = outside_indices(folder, listed)
+    if not paths:
+        raise RetrievalError(
+            f"{where}.path: there is only what lies in index folders ({listed[0]}, ...): give the files that have the vectors"
+        )
     files = [ParquetFile(file) for file in paths]
     column = settings.vector_column or _found(files[0].schema, paths[0], where)
     parts = [ParquetVectors(name, file, column) for name, file in zip(paths, files, strict=True)]

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sd_assets.blocked import normal_url
 from sd_assets.catalog import require_set
 from sd_assets.errors import RetrievalError
-from sd_assets.retrieval.corpora.corpus import Corpus, Part, Reason, Reasons, Vectors, rebatched
+from sd_assets.retrieval.corpora.corpus import Corpus, Part, Reasons, Vectors, rebatched
 from sd_assets.retrieval.corpora.parquet import lengths_of, vectors_of
 from sd_assets.schemas import SEED_EMBEDDINGS, image_id
 from sd_assets.settings import PartitionCorpus
@@ -100,9 +99,6 @@ class EmbeddedSeeds(Part):
                 f"{embeddings.uri} was made from another version of seed_images: materialize seed_embeddings of {partition!r} again"
             )
         self._urls, self._hashes = self._addresses(base_url, downloads)
-        self._with_url: npt.NDArray[np.bool_] = (
-            self._urls.take(self._places).is_valid().to_numpy(zero_copy_only=False)
-        )
 
     @property
     def widths(self) -> Mapping[int, int]:
@@ -112,10 +108,7 @@ class EmbeddedSeeds(Part):
 
     def vectors(self, dim: int, start: int, rows: int) -> Iterator[tuple[Vectors, Reasons]]:
         for batch in rebatched(self._vectors(start), rows, pa.schema([_EMBEDDING])):
-            vectors, reasons = vectors_of(batch.column(0), dim)
-            reasons[~self._with_url[start : start + len(batch)]] = Reason.NO_URL
-            yield vectors, reasons
-            start += len(batch)
+            yield vectors_of(batch.column(0), dim)
 
     def metadata(self, start: int) -> Iterator[pa.RecordBatch]:
         places = self._places.slice(start)
@@ -153,17 +146,19 @@ class EmbeddedSeeds(Part):
             return pa.array([url for url, _ in pairs], pa.string()), pa.array(
                 [sha for _, sha in pairs], pa.string()
             )
-        sources = self._seeds.column("source")
-        if base_url is not None and len(pc.unique(sources)) < len(sources):
+        sources = self._seeds.column("source").to_pylist()
+        named = [source for source in sources if source is not None]
+        if base_url is not None and len(set(named)) < len(named):
             raise RetrievalError(
-                f"{self.name}: `base_url` is for seeds of `kind: folder`, which are a file each; here several lie in {sources[0]}"
+                f"{self.name}: `base_url` is for seeds of `kind: folder`, which are a file each; here several lie in {named[0]}"
             )
-        urls = [_url(source, base_url) for source in sources.to_pylist()]
+        urls = [_url(source, base_url) for source in sources]
         return pa.array(urls, pa.string()), pa.array(identities, pa.string())
 
 
-def _url(source: str, base_url: str | None) -> str | None:
-    if normal_url(source) is not None:
+def _url(source: str | None, base_url: str | None) -> str | None:
+    # A seed asset of one's own need not say where an image came from.
+    if source is None or normal_url(source) is not None:
         return source
     return None if base_url is None else f"{base_url.rstrip('/')}/{quote(source)}"
 

@@ -48,7 +48,6 @@ class ServiceIndex:
     """
 
     local = False
-    fields: frozenset[str] | None = None  # what the corpus knows is seen in its answers only
 
     def __init__(self, name: str, settings: ServiceIndexSettings, retrieval: RetrievalSettings) -> None:
         self._name = name
@@ -60,6 +59,7 @@ class ServiceIndex:
         self._client: _Client | None = None
         self._closed = False
         self._dim: int | None = None
+        self._fields: frozenset[str] | None = None
 
     @property
     def identity(self) -> str:
@@ -71,6 +71,16 @@ class ServiceIndex:
     def dim(self) -> int | None:
         """Of the vectors: what the first query that was answered had; None before."""
         return self._dim
+
+    @property
+    def fields(self) -> frozenset[str] | None:
+        """Those that any hit so far had a column for; None before the first."""
+        return self._fields
+
+    @property
+    def most(self) -> int | None:
+        """What is set as `max_results`."""
+        return self._settings.max_results
 
     @property
     def calls_at_once(self) -> int:
@@ -115,7 +125,7 @@ class ServiceIndex:
         finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
         if finite.any() and client.untried():
             self._run(client, self._try(client, vectors[int(np.argmax(finite))]))
-        return self._run(client, self._answers(client, vectors, finite, k, limit))
+        return self._run(client, self._answers(client, vectors, finite, limit))
 
     def vectors(self, ids: npt.NDArray[np.int64]) -> None:
         """A service does not give its vectors."""
@@ -143,7 +153,6 @@ class ServiceIndex:
         client: _Client,
         vectors: npt.NDArray[np.float32],
         finite: npt.NDArray[np.bool_],
-        k: int,
         limit: int,
     ) -> Answers:
         found = [no_results() for _ in vectors]
@@ -156,7 +165,7 @@ class ServiceIndex:
                     errors[place] = query_failed("the query holds NaN or infinity")
                     continue
                 try:
-                    found[place] = await self._query(client.pool, vectors[place], k, limit)
+                    found[place] = await self._query(client.pool, vectors[place], limit)
                 except QueryError as error:
                     errors[place] = query_failed(str(error))
 
@@ -199,14 +208,14 @@ class ServiceIndex:
         async def works(body: dict[str, Any]) -> bool:
             try:
                 answer = await client.exchange.ask("POST", f"{service.base}/knn-service", body)
-                results_of(answer, _PROBED, _PROBED)
+                results_of(answer, _PROBED)
             except (NoAnswerError, BadAnswerError):
                 return False
             return True
 
         limit = min(_PROBED, self._settings.max_results or _PROBED)
         try:
-            results = await self._query(client.pool, vector, limit, limit, service)
+            results = await self._query(client.pool, vector, limit, service)
         except QueryError as error:
             why = await why_it_fails(self._body(vector, limit), works)
             if why is None or service not in client.pool.live:
@@ -220,11 +229,11 @@ class ServiceIndex:
         return results
 
     async def _query(
-        self, pool: Pool, vector: npt.NDArray[np.float32], k: int, limit: int, only: Service | None = None
+        self, pool: Pool, vector: npt.NDArray[np.float32], limit: int, only: Service | None = None
     ) -> Results:
         try:
             results = await pool.ask(
-                self._body(vector, limit), lambda answer: results_of(answer, k, limit), only
+                self._body(vector, limit), lambda answer: results_of(answer, limit), only
             )
         except QueryError as error:
             if limit < _MANY:
@@ -233,6 +242,8 @@ class ServiceIndex:
                 f"{error} (it was asked for {limit} results: the most that it gives can be set as `max_results:`)"
             ) from error
         self._counts.update(results.dropped)
+        if len(results.hits):
+            self._fields = (self._fields or frozenset()) | chosen_columns(results.columns).keys()
         return results
 
     def _body(self, vector: npt.NDArray[np.float32], limit: int) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sd_assets.retrieval.columns import chosen_columns
+from sd_assets.retrieval.columns import chosen_columns, pixels_of, text_of
 from sd_assets.retrieval.index import HITS
 from sd_assets.retrieval.service.exchange import BadAnswerError
 
-_INT32_MAX = 2**31 - 1
 # Characters of an answer that a message quotes; it is cut further, after a key that is in it is gone.
 _SHOWN = 2000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -37,7 +36,7 @@ class Results:
     columns: frozenset[str]
 
 
-def results_of(answer: Any, k: int, limit: int) -> Results:
+def results_of(answer: Any, limit: int) -> Results:
     """The results that have a URL and a similarity, best first, of an answer in JSON.
 
     Some have only an id: the server drops the metadata of what it left out. A list shorter than asked for is all there is: a
@@ -45,8 +44,7 @@ def results_of(answer: Any, k: int, limit: int) -> Results:
 
     Args:
         answer: of `POST /knn-service`.
-        k: hits, at most.
-        limit: results that were asked for; fewer than `k` where the service gives no more.
+        limit: results that were asked for.
 
     Raises:
         BadAnswerError: it is no list of objects, or has results without a single similarity.
@@ -71,7 +69,7 @@ def results_of(answer: Any, k: int, limit: int) -> Results:
         else:
             places.append(place)
     # Stable: among equals the order of the service holds.
-    places = sorted(places, key=lambda place: -(similarities[place] or 0.0))[:k]
+    places = sorted(places, key=lambda place: -(similarities[place] or 0.0))[:limit]
     taken: dict[str, list[Any]] = {
         "url": [urls[place] for place in places],
         "rank": list(range(len(places))),
@@ -86,7 +84,7 @@ def results_of(answer: Any, k: int, limit: int) -> Results:
     hits = [pa.array(taken.get(field.name, nothing), field.type) for field in HITS]
     return Results(
         pa.RecordBatch.from_arrays(hits, schema=HITS),
-        exhausted=len(answer) < limit or limit < k,
+        exhausted=len(answer) < limit,
         dropped=dropped,
         columns=frozenset(present),
     )
@@ -104,29 +102,7 @@ def _url(row: dict[str, Any], column: str) -> str | None:
     # Of images of its own a service gives the path, and the image instead of a URL.
     if column == "image_path" and not value.lower().startswith(("http://", "https://")):
         return None
-    return _text(value)
-
-
-def _text(value: Any) -> str | None:
-    """Texts, and what a corpus may write instead of one: a score, a yes or no."""
-    if not isinstance(value, str | int | float):
-        return None
-    if value.__class__ is str and value.isascii():
-        return value or None
-    # JSON may carry lone surrogates, which no Parquet file can hold.
-    return str(value).encode("utf-8", "replace").decode("utf-8") or None
-
-
-def _pixels(value: Any) -> int | None:
-    number = _number(value) if not isinstance(value, str) else _number(_parsed(value))
-    return int(number) if number is not None and 1 <= number <= _INT32_MAX else None
-
-
-def _parsed(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return text_of(value)
 
 
 def _number(value: Any) -> float | None:
@@ -140,7 +116,6 @@ def _number(value: Any) -> float | None:
 
 
 _CONVERTED: dict[pa.DataType, Callable[[Any], Any]] = {
-    pa.string(): _text,
-    pa.int32(): _pixels,
-    pa.float32(): _number,
+    pa.string(): text_of,
+    pa.int32(): pixels_of,
 }

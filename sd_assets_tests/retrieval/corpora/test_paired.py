@@ -123,6 +123,55 @@ def test_files_may_have_other_columns_or_nothing_but_nulls(tmp_path: Path) -> No
         opened(kind="clip-retrieval", path=str(tmp_path))
 
 
+def test_rows_without_a_url_have_their_reason(tmp_path: Path) -> None:
+    vectors = np.ones((4, 4), np.float16)
+    np.save(tmp_path / "img_emb_0.npy", vectors)
+    values = ["http://h/1", None, "", "HTTPS://h/2"]
+    pq.write_table(pa.table({"url": values}), tmp_path / "metadata_0.parquet")
+    found = read(opened(kind="clip-retrieval", path=str(tmp_path)))
+    assert found.reasons == ["none", "no_url", "no_url", "none"]
+    # A path on somebody's disk is no URL.
+    values = ["http://h/1", "/photos/1.jpg", "000000012", "HTTPS://h/2"]
+    pq.write_table(pa.table({"image_path": values}), tmp_path / "metadata_0.parquet")
+    corpus = opened(kind="clip-retrieval", path=str(tmp_path))
+    assert read(corpus).reasons == ["none", "no_url", "no_url", "none"]
+    assert "`image_path`" in corpus.hint
+
+
+def test_an_index_among_the_files_is_no_corpus(tmp_path: Path) -> None:
+    kinds = (("clip-retrieval", "img_emb_0.npy", "metadata_0.parquet"), ("datacomp", "a.npz", "a.parquet"))
+    for kind, vectors, metadata in kinds:
+        folder = tmp_path / kind
+        write_rows(folder / "data" / metadata, 2)
+        array = np.ones((2, 4), np.float16)
+        if kind == "datacomp":
+            np.savez(folder / "data" / vectors, l14_img=array)
+        else:
+            np.save(folder / "data" / vectors, array)
+        for file in ("index/sd_assets.json", "theirs/image.index", ".index.building/made_from"):
+            (folder / file).parent.mkdir()
+            (folder / file).touch()
+            write_rows(folder / Path(file).parent / "metadata" / "metadata_0.parquet", 2)
+        assert opened(kind=kind, path=str(folder)).rows == 2
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"indices.mine.corpus.path .*no cannot be listed: No such file"):
+        opened(kind="clip-retrieval", path=str(tmp_path / "no"))
+
+
+def test_a_damaged_compressed_array(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", 500)
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, l14_img=np.ones((500, 8), np.float16))
+    data = bytearray(file.read_bytes())
+    compressed = 30 + len("l14_img.npy") + int.from_bytes(data[28:30], "little")
+    data[compressed] = 0xFF  # a block of a kind that there is not
+    file.write_bytes(data)
+    with pytest.raises(RetrievalError, match=r"a.npz cannot be read: .*invalid block type; fetch or make it"):
+        opened(kind="datacomp", path=str(tmp_path))
+
+
 def test_a_file_of_another_width_is_left_out(tmp_path: Path) -> None:
     pair(tmp_path / "img_emb_0.npy", tmp_path / "metadata_0.parquet", 2, 0, dim=8)
     pair(tmp_path / "img_emb_1.npy", tmp_path / "metadata_1.parquet", 7, 2)

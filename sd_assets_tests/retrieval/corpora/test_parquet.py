@@ -81,6 +81,53 @@ def test_columns_that_are_named(tmp_path: Path) -> None:
         opened(**settings, vector_column="image_vector", url_column="URI")
 
 
+def test_a_column_that_was_named_displaces_one_of_a_usual_name(tmp_path: Path) -> None:
+    columns = {
+        "vector": pa.array(list(VECTORS[:1]), pa.list_(pa.float32(), 4)),
+        "url": ["http://cache/1"],
+        "original_url": ["http://h/1"],
+        "caption": ["IMG_1.jpg"],
+        "blip": ["a dog"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    settings: dict[str, Any] = {"kind": "parquet", "path": str(tmp_path)}
+    named = opened(**settings, url_column="original_url", text_column="blip")
+    assert read(named).rows == [
+        {
+            "corpus_url": "http://cache/1",
+            "url": "http://h/1",
+            "corpus_caption": "IMG_1.jpg",
+            "caption": "a dog",
+        }
+    ]
+    few = opened(**settings, url_column="original_url", text_column="blip", columns=[])
+    assert read(few).rows == [{"url": "http://h/1", "caption": "a dog"}]
+    usual = opened(**settings, url_column="url", text_column="caption", columns=["blip"])
+    assert read(usual).rows == [{"url": "http://cache/1", "caption": "IMG_1.jpg", "blip": "a dog"}]
+
+
+@pytest.mark.parametrize("path", [".", "**/*.parquet"])
+def test_an_index_among_the_files_is_no_corpus(tmp_path: Path, path: str) -> None:
+    vector = pa.array(list(VECTORS[:2]), pa.list_(pa.float32(), 4))
+    write_rows(tmp_path / "more" / "a.parquet", 2, vector=vector)
+    for file in ("index/sd_assets.json", "theirs/image.index"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+        write_rows(tmp_path / Path(file).parent / "metadata" / "metadata_0.parquet", 2)
+    assert opened(kind="parquet", path=str(tmp_path / path)).rows == 2
+    (tmp_path / "more" / "a.parquet").unlink()
+    with pytest.raises(RetrievalError, match=r"indices.mine.corpus.path: .* only what lies in index folders"):
+        opened(kind="parquet", path=str(tmp_path / path))
+
+
+def test_a_value_that_does_not_fit_the_type_of_other_files(tmp_path: Path) -> None:
+    vector = pa.array(list(VECTORS[:1]), pa.list_(pa.float32(), 4))
+    write_rows(tmp_path / "a.parquet", 1, vector=vector, uid=[2**53 + 1])
+    write_rows(tmp_path / "b.parquet", 1, vector=vector, uid=[0.5])
+    with pytest.raises(RetrievalError, match=r"a.parquet: its column 'uid' .*9007199254740993"):
+        read(opened(kind="parquet", path=str(tmp_path)))
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(RetrievalError, match=r"indices.mine.corpus.path .* there is no .*no.parquet"):
         opened(kind="parquet", path=str(tmp_path / "no.parquet"))

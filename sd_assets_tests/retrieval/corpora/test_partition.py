@@ -99,6 +99,15 @@ def test_a_folder_of_photographs_needs_a_web_server(tmp_path: Path) -> None:
     assert hits[0].sha256 == image_id(IMAGES[4])
 
 
+def test_a_seed_that_came_from_nowhere_has_no_url(tmp_path: Path) -> None:
+    sources: list[Any] = [None, "1.jpg", None, "3.jpg", "4.jpg", "5.jpg"]
+    tables = seeds(tmp_path, sources)
+    assert read(partition(tables)).reasons == ["no_url"] * 4
+    found = read(partition(tables, base_url="http://h"))
+    assert found.reasons == ["no_url", "no_url", "none", "none"]
+    assert [row["url"] for row in found.rows] == [None, None, "http://h/4.jpg", "http://h/5.jpg"]
+
+
 def test_base_url_is_for_files_that_are_an_image_each(tmp_path: Path) -> None:
     tables = seeds(tmp_path, ["a.parquet"] * 6)
     with pytest.raises(

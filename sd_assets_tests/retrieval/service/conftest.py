@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from sd_assets.errors import ErrorCode, RowError
-from sd_assets.retrieval import Hit, KnnIndex, open_index
+from sd_assets.retrieval import KnnIndex, open_index
 from sd_assets.retrieval.service import pool
 from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
+from sd_assets_tests.retrieval.answers import Hit
 
 MakeClient = Callable[..., KnnIndex]
 
