@@ -5,6 +5,7 @@ there is anybody at all is a question of the port, too.
 """
 
 import asyncio
+import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -29,8 +30,8 @@ _MOST_REMEMBERED = 50_000
 class _Host:
     name: str
     busy: int = 0  # connections
-    # For a turn: the number of the flight, and at which port.
-    waiting: deque[tuple[asyncio.Future[bool], int, int]] = field(default_factory=deque)
+    # For a turn: a heap of the numbers of the flights, with the ports.
+    waiting: list[tuple[int, int, asyncio.Future[bool]]] = field(default_factory=list)
     listed: bool = False  # among those whose turn it may be
     in_a_row: int = 0  # turns until it is another host's turn
     held_until: float | None = None  # of the loop's clock
@@ -101,7 +102,7 @@ class Hosts:
             self._forget(host)
             raise refusal
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        host.waiting.append((place, number, port))
+        heapq.heappush(host.waiting, (number, port, place))
         self._list(host)
         self.give_turns()
         try:
@@ -185,11 +186,11 @@ class Hosts:
 
     def _send_away(self, host: _Host) -> None:
         """Those that wait for a host, or a port of it, that is left alone."""
-        waiting, host.waiting = host.waiting, deque()
-        for place, number, port in waiting:
+        waiting, host.waiting = sorted(host.waiting), []
+        for number, port, place in waiting:
             refusal = self._refusal(host, port)
             if refusal is None:
-                host.waiting.append((place, number, port))
+                host.waiting.append((number, port, place))
             elif not place.done():
                 place.set_exception(refusal)
         if not host.waiting:
@@ -210,14 +211,14 @@ class Hosts:
 
 def _first_waiting(host: _Host) -> "asyncio.Future[bool] | None":
     while host.waiting:
-        place, _, _ = host.waiting.popleft()
+        _, _, place = heapq.heappop(host.waiting)
         if not place.done():  # it may have been cancelled
             return place
     return None
 
 
 def _first_number(host: _Host) -> int:
-    return host.waiting[0][1] if host.waiting else 0
+    return host.waiting[0][0] if host.waiting else 0
 
 
 class Flight:

@@ -1,5 +1,6 @@
 """Finished rows that no shard holds yet."""
 
+import time
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -18,7 +19,7 @@ class Held:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._batches: dict[int, tuple[pa.RecordBatch, RowIndex]] = {}
+        self._batches: dict[int, tuple[pa.RecordBatch, RowIndex, float]] = {}  # and when they came
         self._left: dict[int, int] = {}  # rows of a batch that were not dropped
         self._places: dict[bytes, tuple[int, int]] = {}  # by work key: the batch, and the row there
         self._added = 0
@@ -28,6 +29,11 @@ class Held:
 
     def __contains__(self, work: bytes) -> bool:
         return work in self._places
+
+    @property
+    def seconds(self) -> float:
+        """For how long the oldest rows have been here."""
+        return time.monotonic() - next(iter(self._batches.values()))[2] if self._batches else 0.0
 
     def works(self) -> list[bytes]:
         """The work keys of all rows, in the order in which they came."""
@@ -40,7 +46,7 @@ class Held:
         self._added += 1
         places = {work: (self._added, row) for row, work in enumerate(works)}
         if places:
-            self._batches[self._added] = rows, index
+            self._batches[self._added] = rows, index, time.monotonic()
             self._left[self._added] = len(places)
             self._places |= places
             self.bytes += sum(int(index["size"][row]) for _, row in places.values())

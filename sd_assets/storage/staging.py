@@ -137,7 +137,7 @@ class Staging:
         self._next: list[RowIndex] = []
         self._looked_at = 0
         self._cutter = Cutter(schema)
-        self._flushed_at = self._released_at = time.monotonic()
+        self._released_at = time.monotonic()
         use_system_allocator()
         self._lease = area.lease(run_id)
         try:
@@ -232,7 +232,7 @@ class Staging:
         self._held.add(batch, index)
         self._put_together()
         many = self._held.bytes >= _WAITING_BYTES or len(self._held) >= 4 * self._schema.shard_rows
-        if many or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+        if many or self._held.seconds > FLUSH_SECONDS:
             self._flush()
         elif time.monotonic() - self._released_at > RELEASE_SECONDS:
             self._release()
@@ -381,7 +381,6 @@ class Staging:
 
         So what a shard of the next version needs of it lies together, in whatever order the rows came.
         """
-        self._flushed_at = time.monotonic()
         if not len(self._held):
             return
         works = sorted(self._held.works(), key=lambda work: -self._by_work[work])
@@ -431,7 +430,6 @@ class Staging:
         any_held = any(work in self._held for work in index["work"].tolist())
         self._version.append(self._record(index) if any_held else self._written(index))
         self._planned.append(index)
-        self._flushed_at = time.monotonic()
 
     def _release(self) -> None:
         release_freed()
