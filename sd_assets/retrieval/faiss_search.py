@@ -8,6 +8,7 @@ the scanning of lists and the walk through graphs, FAISS does query by query any
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
+# Queries whose cells a thread scans at a time: so few that all threads end at about the same time.
+_QUERIES_A_THREAD = 16
 # Of a Flat index so many more are looked at than are wanted, ...
 _MARGIN = 16
 # ... unless the last of these is as near to the last wanted one as matrix products err, and then some.
@@ -119,23 +122,30 @@ def _inverted_file(index: Any, queries: Vectors, k: int, options: SearchOptions)
 def _in_cells(
     index: Any, queries: Vectors, k: int, nprobe: int, options: SearchOptions
 ) -> tuple[Vectors, Numbers]:
+    """In so many cells of each query; in threads of ours, as FAISS takes only those of `search`, and no more than one here."""
     import faiss
 
     parameters: Any = faiss.SearchParametersIVF
-    coarse, cells = search(index.quantizer, queries, nprobe, options)
+    coarse, cells = map(np.ascontiguousarray, search(index.quantizer, queries, nprobe, options))
     similarities = np.empty((len(queries), k), np.float32)
     numbers = np.empty((len(queries), k), np.int64)
-    index.search_preassigned_c(
-        len(queries),
-        faiss.swig_ptr(queries),
-        k,
-        faiss.swig_ptr(np.ascontiguousarray(cells)),
-        faiss.swig_ptr(np.ascontiguousarray(coarse)),
-        faiss.swig_ptr(similarities),
-        faiss.swig_ptr(numbers),
-        False,
-        parameters(nprobe=nprobe, max_codes=index.max_codes),
-    )
+
+    def scan(start: int) -> None:
+        some = slice(start, start + _QUERIES_A_THREAD)
+        index.search_preassigned_c(
+            len(queries[some]),
+            faiss.swig_ptr(queries[some]),
+            k,
+            faiss.swig_ptr(cells[some]),
+            faiss.swig_ptr(coarse[some]),
+            faiss.swig_ptr(similarities[some]),
+            faiss.swig_ptr(numbers[some]),
+            False,
+            parameters(nprobe=nprobe, max_codes=index.max_codes),
+        )
+
+    with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
+        list(pool.map(scan, range(0, len(queries), _QUERIES_A_THREAD)))
     return similarities, numbers
 
 
