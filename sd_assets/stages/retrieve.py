@@ -22,7 +22,7 @@ from sd_assets.storage.table import Table
 
 # Queries at once, of which a local index answers many quicker than one after the other; fewer, where they might have more hits
 # together than this: some 100 MB.
-_QUERIES_AT_ONCE, _HITS_AT_ONCE = 256, 200_000
+_QUERIES_AT_ONCE, _HITS_AT_ONCE = 1_024, 200_000
 # See `Stage.run`.
 _IDLE_S = 1.0
 

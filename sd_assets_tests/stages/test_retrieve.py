@@ -171,4 +171,4 @@ def test_the_more_hits_a_query_the_fewer_queries_at_once(
         hits: RetrieveStage(index, RetrievalSettings(index="i", images_per_query=hits)).batch_rows
         for hits in (1, 20, 1_000, 100_000)
     }
-    assert sizes == {1: 256, 20: 256, 1_000: 200, 100_000: 2}
+    assert sizes == {1: 1_024, 20: 1_024, 1_000: 200, 100_000: 2}
