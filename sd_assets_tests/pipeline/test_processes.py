@@ -31,7 +31,7 @@ def test_a_failed_run_says_why_in_a_line(start: Start, tmp_path: Path) -> None:
     process = start("broken", tmp_path / "data", **{catalog.CATALOG_VARIABLE: str(own)})
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"error: retrieval_hits: index 'laion': there is no {tmp_path}/nowhere/image.index" in output
+    assert f"error: seed_embeddings: index 'laion': there is no {tmp_path}/nowhere/image.index" in output
     assert "Traceback" not in output
 
 
