@@ -863,13 +863,7 @@ def blocked_host(text: str) -> str:
     """A host as `Blocked` wants it. Raises PydanticCustomError, as `blocked_url` does."""
     if "://" in text:
         raise PydanticCustomError("blocked_host", "must be a host, and is a URL: that goes under `urls:`")
-    normal = normal_host(text)
-    if normal is None:
-        raise PydanticCustomError(
-            "blocked_host",
-            "must be the name or address of a host, without port, path or `*` (it stands for its sub-domains, too)",
-        )
-    return normal
+    return _host(text)
 
 
 def blocked_image(text: str) -> str:

@@ -575,7 +575,7 @@ def test_every_mistake_of_what_is_blocked_is_told(tmp_path: Path) -> None:
         r"blocked.urls.0: must be a URL with http:// or https:// and a host.*got 'evil.example/x'",
         r"blocked.urls.1: must be a URL .*got 'http:///x'",
         r"blocked.hosts.0: must be a host, and is a URL: that goes under `urls:`, got 'http://evil.example/x'",
-        r"blocked.hosts.1: must be the name or address of a host, without port.*got 'evil.example:80'",
+        r"blocked.hosts.1: must be the name or address of a host, without scheme, port.*got 'evil.example:80'",
         r"blocked.hosts.2: .*it stands for its sub-domains, too.*got '\*.evil.example'",
         r"blocked.images.0: must be the sha256 .*64 hexadecimal digits; these are 3 characters, got 'abc'",
         r"blocked.images.1: must be a text, got 1234; YAML reads it as a number or a date: put quotes around it",

@@ -3,7 +3,7 @@
 Measured with `python -m benchmarks.codecs`: two thirds of the time for a JPEG go into undoing its Huffman code, which no decoder
 does faster than libjpeg-turbo and none can leave out. So what can be saved is saved around it:
 
-- A JPEG that is to become much smaller is decoded at a half, a quarter or an eighth of its size (`_shrink_by`), by simplejpeg:
+- A JPEG that is to become much smaller is decoded at a half, a quarter or an eighth of its size (`_SHRINKS`), by simplejpeg:
   OpenCV's decoder is as quick, but writes to the console and passes truncated images; Pillow's copies the pixels twice.
 - OpenCV's filters take a fifth of the time of Pillow's (`resize`); libvips takes longer than both together.
 - A plain WebP is decoded by OpenCV: Pillow treats each as an animation, takes a third longer and four times the memory.

@@ -22,6 +22,8 @@ _PATIENCE_S = 120.0
 # image would be to spend the time on handshakes, or to keep connections to all of them. That can be done where there are few:
 # then it is the turn of who began first, so images come about in the order of the table, and are written once.
 _IN_A_ROW = 16
+# More hosts than these are never few: who of them began first is looked for at each turn.
+_MOST_FEW = 64
 # Ports of hosts whose failures are remembered; the oldest are forgotten.
 _MOST_REMEMBERED = 50_000
 
@@ -64,7 +66,7 @@ class Hosts:
         self._next: deque[_Host] = deque()  # those with URLs that wait, and a connection to spare
         self._begun = 0  # flights
         # So many hosts have no more connections in all, in use or kept, than twice those that may be in use.
-        self._few = max(1, 2 * settings.connections // settings.connections_per_host)
+        self._few = min(max(1, 2 * settings.connections // settings.connections_per_host), _MOST_FEW)
 
     def give_turns(self) -> None:
         """Gives the turns that can be given; the host that was used last goes on, for a while, unless there are few."""

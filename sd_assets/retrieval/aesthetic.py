@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.index import Answers, KnnIndex
+from sd_assets.retrieval.vectors import of_unit_length
 
 Vectors = npt.NDArray[np.float32]
 
@@ -93,9 +94,7 @@ class AestheticIndex:
     def _moved(self, queries: Vectors) -> Vectors:
         if queries.ndim != 2 or queries.shape[1] != len(self._pull):
             return queries  # the index says what is wrong with them
-        moved = queries + np.float32(self._weight) * self._pull
-        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        return np.asarray(moved / np.where(lengths > 0, lengths, 1), np.float32)
+        return of_unit_length(queries + np.float32(self._weight) * self._pull)
 
 
 def aesthetic_embedding(path: Path, score: int, name: str) -> Vectors:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.faiss_index import FaissIndex
-from sd_assets.retrieval.layout import INDEX_FILE, METADATA_ARROW
-from sd_assets.retrieval.metadata import open_metadata, write_metadata_arrow
+from sd_assets.retrieval.layout import METADATA_ARROW
+from sd_assets.retrieval.metadata import write_metadata_arrow
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,14 @@ def examined(name: str, folder: Path) -> Brought:
     Raises:
         RetrievalError: the index or its metadata are missing, damaged, or do not belong together.
     """
-    FaissIndex(name, folder).open()
-    metadata = open_metadata(name, folder)
-    note = f"{METADATA_ARROW} is there" if metadata.mapped else _mapped_metadata(folder)
-    vectors, dim, kind = _described(folder / INDEX_FILE)
+    index = FaissIndex(name, folder)
+    metadata = index.metadata
     return Brought(
-        vectors=vectors,
-        dim=dim,
-        kind=kind,
+        vectors=int(index.mapped.ntotal),
+        dim=int(index.mapped.d),
+        kind=_described(index.mapped),
         metadata_rows=metadata.rows,
-        note=note,
+        note=f"{METADATA_ARROW} is there" if metadata.mapped else _mapped_metadata(folder),
     )
 
 
@@ -63,15 +60,10 @@ def _mapped_metadata(folder: Path) -> str:
     return f"{METADATA_ARROW} was written"
 
 
-def _described(path: Path) -> tuple[int, int, str]:
-    """Vectors, dimension and kind of an index file; of a large one little is read."""
+def _described(index: Any) -> str:
+    """The kind of an index of FAISS, from the outside in."""
     import faiss
 
-    flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) | faiss.IO_FLAG_READ_ONLY
-    try:
-        index: Any = faiss.read_index(str(path), flags)
-    except RuntimeError as error:
-        raise RetrievalError(f"{path} is no FAISS index, or damaged ({error})") from error
     words = []
     inner: Any = index
     while True:
@@ -82,5 +74,5 @@ def _described(path: Path) -> tuple[int, int, str]:
         if hasattr(inner, "hnsw"):
             words.append(f"efSearch {inner.hnsw.efSearch}")
         if not hasattr(inner, "index") or inner.index is None:
-            return int(index.ntotal), int(index.d), ", ".join(words)
+            return ", ".join(words)
         inner = inner.index

@@ -37,7 +37,7 @@ from sd_assets.retrieval.record import IndexRecord
 from sd_assets.retrieval.storing import Store, described, store_for
 from sd_assets.retrieval.training import graph_in, probes_for, sampled, train
 from sd_assets.retrieval.vectors import normalised
-from sd_assets.retrieval.workspace import Workspace, flush, whole, workspace
+from sd_assets.retrieval.workspace import Workspace, replacing, whole, workspace
 from sd_assets.settings import IndexBuildSettings
 
 # Part of what an index is made from: with another one, all are built anew.
@@ -331,10 +331,8 @@ class _Build:
         good = reasons == Reason.NONE
         rows = metadata if good.all() else metadata.filter(pa.array(good))
         if len(rows):
-            temporary = path.with_name(f".{name}.part")
-            pq.write_table(pa.Table.from_batches([rows]), temporary)
-            flush(temporary)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                pq.write_table(pa.Table.from_batches([rows]), temporary)
 
     def _check_metadata(self, vectors: int) -> None:
         """Row i is vector i: a file that is missing would give all behind it other images."""

@@ -99,7 +99,7 @@ def _all_texts(values: pa.Array) -> pa.Array:
         except pa.ArrowInvalid:
             return _one_by_one(values, text_of, pa.string())
         return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
-    if pa.types.is_floating(kind):
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
         # As Python writes them, which is not as Arrow does.
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
         return pa.array(numbers.astype(str), pa.string(), mask=np.isnan(numbers))
@@ -109,7 +109,7 @@ def _all_texts(values: pa.Array) -> pa.Array:
 
 
 def _all_pixels(values: pa.Array) -> pa.Array:
-    if pa.types.is_floating(values.type):
+    if pa.types.is_float32(values.type) or pa.types.is_float64(values.type):
         values = pc.trunc(values.cast(pa.float64()))
     elif pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
         values = values.cast(pa.int64())

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sd_assets.retrieval.vectors import of_unit_length
+
 Mask = npt.NDArray[np.bool_]
 Vectors = npt.NDArray[np.float32]
 
@@ -59,7 +61,7 @@ def near_duplicates(
     kept: list[Vectors] = []
     count = 0
     for start in range(0, len(ids), size):
-        block = _normalised(vectors(ids[start : start + size]))
+        block = of_unit_length(vectors(ids[start : start + size]))
         gone = np.zeros(len(block), np.bool_)
         for better in kept:
             gone |= (block @ better.T >= least).any(axis=1)
@@ -77,8 +79,3 @@ def _thin(near: npt.NDArray[np.bool_], gone: Mask) -> None:
     for place in np.flatnonzero(near.any(axis=1)):  # those alone that have a near one
         if not gone[place]:
             gone |= near[place]
-
-
-def _normalised(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

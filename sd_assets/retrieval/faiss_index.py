@@ -75,11 +75,17 @@ class FaissIndex:
         return None if self._metadata is None else self._metadata.fields
 
     @property
-    def metadata_rows(self) -> int:
-        """Rows of metadata: as many as vectors, or more. Opens the index."""
+    def metadata(self) -> Metadata:
+        """Of its images: as many rows as vectors, or more. Opens the index."""
         self.open()
         assert self._metadata is not None
-        return self._metadata.rows
+        return self._metadata
+
+    @property
+    def mapped(self) -> Any:
+        """The index of FAISS, mapped into memory. Opens it."""
+        self.open()
+        return self._index
 
     def open(self) -> None:
         """Map the index and read the footers of its metadata. Raises `RetrievalError`."""

@@ -42,13 +42,6 @@ class Answers:
         """The queries."""
         return len(self.counts)
 
-    def of_queries(self) -> pa.ListArray:
-        """The hits as a list of `HIT` a query, as `schemas.RETRIEVAL_HITS` has them."""
-        offsets = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32)
-        return pa.ListArray.from_arrays(
-            pa.array(offsets), pa.StructArray.from_arrays(self.hits.columns, fields=list(HIT))
-        )
-
     def __post_init__(self) -> None:
         if not len(self.counts) == len(self.exhausted) or int(self.counts.sum()) != len(self.hits):
             raise ValueError(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_assets.batches import one_batch
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.columns import KNOWN, NAMES, chosen_columns, known_of
 from sd_assets.retrieval.layout import METADATA_ARROW, METADATA_FOLDER
@@ -158,11 +159,11 @@ def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             sum(map(len, parts)) + len(batch) > _BATCH_ROWS
             or sum(part.nbytes for part in parts) + batch.nbytes > _BATCH_BYTES
         ):
-            yield pa.concat_batches(parts)
+            yield one_batch(parts)
             parts = []
         parts.append(batch)
     if parts:
-        yield pa.concat_batches(parts)
+        yield one_batch(parts)
 
 
 class _ArrowMetadata:
@@ -279,7 +280,7 @@ def _taken(parts: Sequence[pa.RecordBatch], places: Numbers, where: str) -> pa.R
     if not parts:
         return pa.RecordBatch.from_pylist([], KNOWN)
     try:
-        return pa.concat_batches(parts).take(pa.array(places)).replace_schema_metadata(None)
+        return one_batch(parts).take(pa.array(places)).replace_schema_metadata(None)
     except pa.ArrowException as error:  # more text than an array of strings holds
         raise RetrievalError(
             f"{where}the metadata of {len(places)} rows is too much at once ({error}): lower `images_per_query` or "

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sd_assets.batches import one_batch, with_column
 from sd_assets.blocked import NOTHING, Blocked
 from sd_assets.errors import RetrievalError, RowError
 from sd_assets.retrieval.duplicates import near_duplicates, repeated
@@ -251,7 +252,7 @@ class Selection:
             kept = np.flatnonzero(is_hit)
             hits = hits.take(pa.array(kept))
             ranks = pa.array(judged.ranks[kept], pa.int32())
-            hits = hits.set_column(HITS.get_field_index("rank"), HITS.field("rank"), ranks)
+            hits = with_column(hits, "rank", ranks)
         size = (len(places), 1 + len(Reason))
         pairs = judged.owners[looked_at] * size[1] + judged.reasons[looked_at]
         numbers = np.bincount(pairs, minlength=size[0] * size[1]).reshape(size)
@@ -293,7 +294,7 @@ def _joined(parts: list[_Part]) -> tuple[Numbers, pa.RecordBatch, Numbers]:
     starts = _offsets(counts)[:-1][order]
     counts = counts[order]
     within = np.arange(counts.sum()) - np.repeat(_offsets(counts)[:-1], counts)
-    hits = pa.concat_batches([part.hits for part in parts])
+    hits = one_batch([part.hits for part in parts])
     left_out = np.concatenate([part.left_out for part in parts])[order]
     return counts, hits.take(pa.array(np.repeat(starts, counts) + within)), left_out
 

@@ -6,7 +6,6 @@ neither the index nor the corpus need fit the memory. Any other kind grows in me
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from sd_assets.retrieval.faiss_search import inverted_file_in
 from sd_assets.retrieval.training import graph_in, transformed
+from sd_assets.retrieval.workspace import replacing
 
 Floats = npt.NDArray[np.float32]
 
@@ -117,14 +117,12 @@ class _Inverted:
         self._ivf.ntotal = self._index.ntotal = starts[-1]
         head = _head(self._index)
         assert head is not None
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(head)
             file.write(_LISTS.pack(b"ilar", len(sizes), self._ivf.code_size))
             file.write(b"full" + struct.pack("<Q", len(sizes)) + sizes.astype("<u8").tobytes())
             for first, behind in _ranges(sizes, self._ivf.code_size + _ID_BYTES):
                 self._write_lists(file, first, behind, starts)
-        temporary.replace(path)
 
     def _write_lists(self, file: BinaryIO, first: int, behind: int, starts: list[int]) -> None:
         parts: list[tuple[Any, Any, Any]] = []
@@ -159,12 +157,8 @@ def _ranges(sizes: npt.NDArray[np.int64], row_bytes: int) -> Iterator[tuple[int,
 
 
 def _saved(path: Path, array: npt.NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 # --- all other kinds -------------------------------------------------------------------------------------------------
@@ -225,14 +219,11 @@ class _Growing:
 def _written(index: Any, path: Path) -> None:
     import faiss
 
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        faiss.write_index(index, str(temporary))
-    except RuntimeError as error:  # which FAISS raises for a full disk as for all else
-        raise OSError(f"{temporary}: {str(error).strip().splitlines()[-1]}") from error
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:  # which FAISS raises for a full disk as for all else
+            raise OSError(f"{temporary}: {str(error).strip().splitlines()[-1]}") from error
 
 
 def described(index: Any) -> dict[str, int | None]:

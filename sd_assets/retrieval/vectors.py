@@ -11,6 +11,12 @@ from sd_assets.retrieval.corpora.corpus import Reason, Reasons, Vectors
 _ROUNDING = 1e-6
 
 
+def of_unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Vectors that were judged before (float32, shape (rows, dim)), L2-normalised; zero stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+
+
 def normalised(vectors: Vectors, reasons: Reasons) -> tuple[npt.NDArray[np.float32], Reasons]:
     """The good vectors, L2-normalised, and for every row why it is not among them.
 

@@ -114,14 +114,19 @@ def workspace(folder: Path) -> Iterator[Workspace]:
                 shutil.rmtree(work.path)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside this one to write to, which then takes its place, whole or not at all, also if the machine goes down."""
+    temporary = path.with_name(f".{path.name}.part")
+    yield temporary
+    flush(temporary)
+    temporary.replace(path)
+
+
 def whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, also if the machine goes down."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def flush(path: Path) -> None:

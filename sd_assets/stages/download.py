@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sd_assets.batches import with_column
 from sd_assets.blocked import BLANKED, NOTHING, Blocked
 from sd_assets.download.again import (
     WITHDRAWN,
@@ -127,7 +128,7 @@ class DownloadStage(Stage):
             if held.any():
                 self._rows_blocked += int(held.sum())
                 codes = np.where(held, str(ErrorCode.BLOCKED), batch.column("error").to_pylist())
-                batch = _with_column(batch, "error", pa.array(codes.tolist(), pa.string()))
+                batch = with_column(batch, "error", pa.array(codes.tolist(), pa.string()))
             yield batch
 
     def _with_usable_hashes(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -136,7 +137,7 @@ class DownloadStage(Stage):
         hashes = pc.utf8_lower(pc.utf8_trim_whitespace(batch.column("sha256")))
         usable = pc.match_substring_regex(hashes, _SHA256)
         self._hashes_unusable += pc.sum(pc.invert(usable)).as_py() or 0
-        return _with_column(batch, "sha256", pc.if_else(usable, hashes, None))
+        return with_column(batch, "sha256", pc.if_else(usable, hashes, None))
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
@@ -297,8 +298,3 @@ def _was_blocked(entries: list[str]) -> "Download":
     return Download(
         datetime.now(UTC), 0, error=ErrorCode.BLOCKED, error_detail=_WAS_BLOCKED, blocked_by=entries
     )
-
-
-def _with_column(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
-    place = batch.schema.get_field_index(name)
-    return batch.set_column(place, batch.schema.field(name), values)

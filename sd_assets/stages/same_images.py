@@ -12,13 +12,8 @@ from sd_assets.storage.table import Table
 
 # Of the digest of a sha256, and of a url_id: half of the digits tell all images apart.
 _DIGITS = 32
-# A group's hits, best first.
-_ORDER = [
-    ("group", "ascending"),
-    ("similarity", "descending"),
-    ("rank", "ascending"),
-    ("query_id", "ascending"),
-]
+# Hits of one image, or of several that are the same.
+BEST_FIRST = [("similarity", "descending"), ("rank", "ascending"), ("query_id", "ascending")]
 
 
 def same_images(retrieval_hits: Table) -> dict[str, str]:
@@ -55,7 +50,7 @@ def same_images(retrieval_hits: Table) -> dict[str, str]:
 
 def _first_of_groups(found: pa.Table) -> pa.Table:
     """The best hit of each group."""
-    ordered = found.sort_by(_ORDER)
+    ordered = found.sort_by([("group", "ascending"), *BEST_FIRST])
     return ordered.take(pa.array(starts_of_runs(ordered["group"])))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sd_assets.ahead import map_ahead
+from sd_assets.batches import with_column
 from sd_assets.blocked import BLANKED, NOTHING, Blocked
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import inspect
@@ -89,8 +90,7 @@ class SeedImagesStage(Stage):
             "source_error_detail": [BLANKED if self._blocked.text(detail) else detail for detail in details],
         }
         for name, values in columns.items():
-            place = known.schema.get_field_index(name)
-            known = known.set_column(place, known.schema.field(name), pa.array(values, pa.string()))
+            known = with_column(known, name, pa.array(values, pa.string()))
         return known
 
 

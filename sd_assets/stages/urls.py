@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sd_assets.schemas import ERROR_FIELDS, HIT, RETRIEVED_IMAGE_URLS, URL_HIT, text_id
-from sd_assets.stages.same_images import same_images, starts_of_runs
+from sd_assets.stages.same_images import BEST_FIRST, same_images, starts_of_runs
 from sd_assets.stages.stage import InputCounts
 from sd_assets.storage.table import Table
 
@@ -21,12 +21,7 @@ MAX_PARTS = 500
 _ROWS_AT_ONCE = 1_024
 _HITS = pa.schema([pa.field("url_id", pa.string()), pa.field("query_id", pa.string()), *HIT])
 # A URL's hits, best first.
-_ORDER = [
-    ("url_id", "ascending"),
-    ("similarity", "descending"),
-    ("rank", "ascending"),
-    ("query_id", "ascending"),
-]
+_ORDER = [("url_id", "ascending"), *BEST_FIRST]
 
 
 def url_batches(retrieval_hits: Table, counts: InputCounts) -> Iterator[pa.RecordBatch]:

@@ -449,9 +449,13 @@ class Staging:
         self._named[shard.name] = shard
         return shard
 
+    def _numbers(self, works: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """Where rows are, see `_by_work`."""
+        return np.array([self._by_work[work] for work in works], np.int64)
+
     def _records(self, works: Sequence[bytes]) -> RowIndex:
         """The index records of rows that are there."""
-        numbers = np.array([self._by_work[work] for work in works], np.int64)
+        numbers = self._numbers(works)
         index = np.empty(len(works), ROW)
         held = np.flatnonzero(numbers < 0).tolist()
         index[held] = self._held.records([works[place] for place in held])
@@ -473,7 +477,7 @@ class Staging:
         """A shard of these rows, in this order. What is in the file is not held any more: it would be in memory twice."""
         works: list[bytes] = index["work"].tolist()
         last = {work: row for row, work in enumerate(works)}  # of rows without a key some may be alike
-        numbers = np.array([self._by_work[work] for work in works], np.int64)
+        numbers = self._numbers(works)
         part_of = np.cumsum(index["size"], dtype=np.int64) // GATHER_BYTES
         ends = [*np.flatnonzero(np.diff(part_of) | np.diff(numbers < 0)) + 1, len(index)]
         file = ShardFile(self._schema)

@@ -1,6 +1,7 @@
 """An index's columnar answers as rows, which are easier to look at."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,6 @@ def asked(index: KnnIndex, queries: npt.NDArray[np.float32], k: int) -> list[lis
 
 def listed(answers: Answers) -> list[list[Hit] | RowError]:
     """The hits of each query, or its error."""
-    return [
-        answers.errors.get(place) or [Hit(**hit) for hit in hits]
-        for place, hits in enumerate(answers.of_queries().to_pylist())
-    ]
+    hits = iter(answers.hits.to_pylist())
+    of_queries = [[Hit(**hit) for hit in islice(hits, count)] for count in answers.counts.tolist()]
+    return [answers.errors.get(place) or found for place, found in enumerate(of_queries)]

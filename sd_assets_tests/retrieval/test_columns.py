@@ -12,7 +12,8 @@ from sd_assets.retrieval.columns import KNOWN, known_of, pixels_of, text_of
 TEXTS = [
     pa.array(["a", "", None, "é"]),
     pa.array(["a", ""], pa.large_string()),
-    pa.array(["a", None], pa.string_view()),
+    # An older pyarrow (clip-retrieval's environment) knows no such type.
+    *([pa.array(["a", None], pa.string_view())] if hasattr(pa, "string_view") else []),
     pa.array([b"a", b"\xff", None, b""], pa.binary()),
     pa.array(["x", "y", None, "x"]).dictionary_encode(),
     pa.array([0.25, 1.0, 1e-7, float("nan"), None, float("inf"), 1e22]),

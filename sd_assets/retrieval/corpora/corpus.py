@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sd_assets.batches import one_batch
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.columns import chosen_columns, known_of
 
@@ -204,7 +205,7 @@ def rebatched(batches: Iterable[pa.RecordBatch], rows: int, schema: pa.Schema) -
 
 
 def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=schema)
+    return one_batch(batches) if batches else pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def files_identity(folder: Path, files: Iterable[Path]) -> str:

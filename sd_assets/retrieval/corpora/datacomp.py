@@ -8,12 +8,11 @@ from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora.columns import kept_columns
 from sd_assets.retrieval.corpora.corpus import Corpus, files_identity
 from sd_assets.retrieval.corpora.files import files_below
-from sd_assets.retrieval.corpora.paired import PairedFiles
+from sd_assets.retrieval.corpora.paired import PairedFiles, refuse_alone
 from sd_assets.settings import DataCompCorpus
 
 # Both are OpenAI's.
 _CLIPS = {"b32": "ViT-B-32/openai", "l14": "ViT-L-14/openai"}
-_SHOWN = 5
 
 
 def datacomp_corpus(settings: DataCompCorpus, path: str, where: str) -> Corpus:
@@ -38,15 +37,9 @@ def datacomp_corpus(settings: DataCompCorpus, path: str, where: str) -> Corpus:
     alone = [str(file) for file, metadata in pairs if not metadata.is_file()]
     paired = {metadata for _, metadata in pairs}
     alone += [str(file) for file in files if file.suffix == ".parquet" and file not in paired]
-    if alone:
-        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
-        raise RetrievalError(
-            f"{where}.path: vectors without metadata of the same name, or metadata without vectors: "
-            f"{', '.join(alone[:_SHOWN])}{more}; add what is missing, or take these away"
-        )
+    refuse_alone(alone, "name", f"{where}.path")
     parts = [PairedFiles(file, metadata, settings.array) for file, metadata in pairs]
-    schemas = {pair[1].name: part.schema for pair, part in zip(pairs, parts, strict=True)}
-    columns, schema = kept_columns(schemas, where, keep=settings.columns)
+    columns, schema = kept_columns({part.file: part.schema for part in parts}, where, keep=settings.columns)
     identity = f"{settings.array} {files_identity(folder, (file for pair in pairs for file in pair))}"
     clip = _CLIPS[settings.array.partition("_")[0]]
     return Corpus(

@@ -11,13 +11,12 @@ from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.corpora.columns import kept_columns
 from sd_assets.retrieval.corpora.corpus import Corpus, files_identity
 from sd_assets.retrieval.corpora.files import files_below
-from sd_assets.retrieval.corpora.paired import PairedFiles
+from sd_assets.retrieval.corpora.paired import PairedFiles, refuse_alone
 from sd_assets.settings import ClipRetrievalCorpus
 
 _STEMS = {"image": "img_emb", "text": "text_emb"}
 # What folders of one kind of file are called; those of a run lie side by side.
 _SUBFOLDERS = frozenset({"img_emb", "text_emb", "metadata", "images", "texts", "image", "text"})
-_SHOWN = 5
 _PATHS_HINT = (
     "`image_path` holds paths on a disk, and retrieval can only give what can be downloaded: have `clip-retrieval inference` "
     "read a webdataset whose metadata has a `url` (as img2dataset writes it) with --enable_metadata True, or add a column `url`"
@@ -51,8 +50,7 @@ def numbered_corpus(settings: ClipRetrievalCorpus, path: str, where: str) -> Cor
         )
     pairs = _paired(vectors, metadata, f"{where}.path")
     parts = [PairedFiles(*pair) for pair in pairs]
-    schemas = {pair[1].name: part.schema for pair, part in zip(pairs, parts, strict=True)}
-    columns, schema = kept_columns(schemas, where, keep=settings.columns)
+    columns, schema = kept_columns({part.file: part.schema for part in parts}, where, keep=settings.columns)
     identity = files_identity(folder, (file for pair in pairs for file in pair))
     found = Corpus(f"{len(parts)} files {stem}_N.npy in {folder}", identity, parts, columns, schema)
     return replace(found, hint=f"{where}: {_PATHS_HINT}") if found.url_column == "image_path" else found
@@ -80,12 +78,7 @@ def _paired(
         for files, other in ((left, right), (right, left))
         for key in files.keys() - other.keys()
     )
-    if alone:
-        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
-        raise RetrievalError(
-            f"{where}: vectors without metadata of the same number, or metadata without vectors: {', '.join(alone[:_SHOWN])}{more}; "
-            "add what is missing, or take these away"
-        )
+    refuse_alone(alone, "number", where)
     return [(left[key][0], right[key][0]) for key in sorted(left)]
 
 

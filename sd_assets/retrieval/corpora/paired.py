@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,24 @@ from sd_assets.retrieval.corpora.arrays import VectorFile
 from sd_assets.retrieval.corpora.corpus import Part, Reasons, Vectors
 from sd_assets.retrieval.corpora.parquet_rows import ParquetFile
 
+_SHOWN = 5
+
+
+def refuse_alone(alone: Sequence[str], same: str, where: str) -> None:
+    """Raise `RetrievalError` if there are files without their other half.
+
+    Args:
+        alone: these files.
+        same: what the two would have in common.
+        where: the field of the catalogue, for the message.
+    """
+    if alone:
+        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+        raise RetrievalError(
+            f"{where}: vectors without metadata of the same {same}, or metadata without vectors: "
+            f"{', '.join(alone[:_SHOWN])}{more}; add what is missing, or take these away"
+        )
+
 
 class PairedFiles(Part):
     """Row i of the Parquet file belongs to vector i.
@@ -22,6 +40,9 @@ class PairedFiles(Part):
         vectors: a .npy or .npz file.
         metadata: a Parquet file.
         array: of the .npz file.
+
+    Attributes:
+        file: name of the Parquet file.
 
     Raises:
         RetrievalError: one of the two is damaged, or they have different numbers of rows.
@@ -36,6 +57,7 @@ class PairedFiles(Part):
                 "together, or one is not complete; fetch or make them again"
             )
         self.name = self._vectors.name
+        self.file = metadata.name
         self.rows = self._vectors.rows
         self.schema = self._metadata.schema
 

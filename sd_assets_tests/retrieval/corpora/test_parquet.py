@@ -48,7 +48,10 @@ def test_rows_without_a_vector_or_of_another_width(tmp_path: Path, kind: pa.Data
     if not pa.types.is_fixed_size_list(kind):
         values[4], values[5] = [1.0, 2.0], []
         expected[4] = expected[5] = "wrong_width"
-    write_rows(tmp_path / "a.parquet", 9, vector=pa.array(values, kind))
+    try:
+        write_rows(tmp_path / "a.parquet", 9, vector=pa.array(values, kind))
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this pyarrow (clip-retrieval's) cannot write such a file")
     found = read(opened(kind="parquet", path=str(tmp_path)))
     assert found.reasons == expected
     assert np.isnan(found.vectors[2, 1])  # a null in a vector is no number, and found out when it is judged
