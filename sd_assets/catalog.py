@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 
 from sd_assets.errors import CatalogError
@@ -217,6 +217,7 @@ def _entries(
         wrong += [it for it in _wrong_as_a_whole(merged, sections["indices"]) if it not in wrong]
         if (
             entry is not None
+            and entry.captioner.endpoint is None
             and (model := entry.captioner.model).count("/") > 1
             and not _is_local(model, base)
         ):
@@ -463,6 +464,16 @@ def require_set(text: str, where: str) -> str:
     return text
 
 
+def require_secret_set(secret: SecretStr | None, where: str) -> None:
+    """The same of a secret: the message quotes the variable that is not set, and nothing that may stand beside it.
+
+    Raises:
+        CatalogError: see `require_set`.
+    """
+    unset = secret.get_secret_value().partition("${")[2].partition("}")[0] if secret is not None else ""
+    require_set(f"${{{unset}}}" if unset else "", where)
+
+
 def _resolve(base: Path, text: str) -> str:
     return text if _VARIABLE.search(text) else str((base / Path(text).expanduser()).resolve())
 
@@ -485,10 +496,9 @@ def _resolved(
 
 
 def _resolved_clip(clip: ClipSettings, base: Path) -> ClipSettings:
-    prefix, _, folder = clip.model.partition("local-dir:")
-    if prefix or not folder:
+    if clip.folder is None:
         return clip
-    return clip.model_copy(update={"model": f"local-dir:{_resolve(base, folder)}"})
+    return clip.model_copy(update={"model": f"local-dir:{_resolve(base, clip.folder)}"})
 
 
 def _is_local(model: str, base: Path) -> bool:
@@ -506,6 +516,6 @@ def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
         update["prompts"] = entry.prompts.model_copy(update={"file": _resolve(base, entry.prompts.file)})
     update["clip"] = _resolved_clip(entry.clip, base)
     captioner = entry.captioner.model
-    if _is_local(captioner, base):
+    if entry.captioner.endpoint is None and _is_local(captioner, base):
         update["captioner"] = entry.captioner.model_copy(update={"model": _resolve(base, captioner)})
     return entry.model_copy(update=update)

@@ -25,8 +25,12 @@ class ErrorCode(StrEnum):
 
     # Embedding, retrieval, captions.
     NOT_FINITE = "not_finite"  # the model answered NaN or infinity
+    MODEL_FAILED = "model_failed"  # the model raised an error at this row, and not at others
     QUERY_FAILED = "query_failed"  # the index answered this query with an error
     EMPTY_CAPTION = "empty_caption"  # the captioner generated no text
+    CAPTION_REFUSED = (
+        "caption_refused"  # the captioner's endpoint, or a filter there, did not take this image
+    )
 
     # Download: the address.
     INVALID_URL = "invalid_url"  # not a URL, or without a host

@@ -209,17 +209,97 @@ class Prompts(Settings):
         return self
 
 
+# --- services -------------------------------------------------------------------------------------------------------
+
+
+def without_password(url: str) -> str:
+    """A URL without the name and password that may stand in it."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _secret(value: Any) -> Any:
+    # What pydantic says of another type quotes the value.
+    if value is not None and not isinstance(value, str | SecretStr):
+        raise ValueError(
+            "must be a text: put quotes around it, or better, take it from the environment: ${API_KEY}"
+        )
+    return value
+
+
+class ServiceSettings(Settings):
+    """How an HTTP service is asked.
+
+    Attributes:
+        timeout_s: seconds for one attempt.
+        deadline_s: seconds for an answer with all attempts and the waits between them.
+        retries: further attempts at what failed in a way that may pass.
+        connections: requests in flight at once, at each of the services.
+        max_bytes: of one answer, at most.
+        api_key: sent with every request; from the environment, `${API_KEY}`. It is shown and kept nowhere.
+        api_key_header: the header that it is sent in; in `Authorization` it follows the word `Bearer`.
+    """
+
+    WITHOUT_EFFECT = frozenset(
+        {"timeout_s", "deadline_s", "retries", "connections", "max_bytes", "api_key", "api_key_header"}
+    )
+
+    timeout_s: float = Field(30, gt=0)
+    deadline_s: float = Field(300, gt=0)
+    retries: int = Field(2, ge=0, le=20)
+    connections: int = Field(8, ge=1, le=256)
+    max_bytes: int = Field(64_000_000, ge=1)
+    api_key: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
+    api_key_header: str = Field("Authorization", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+
+class EndpointSettings(ServiceSettings):
+    """An OpenAI-compatible server (vLLM and the like) that captions images, and how it is asked.
+
+    Attributes:
+        url: up to `/v1`; `/chat/completions` follows.
+        max_side: an image whose longer side has more pixels is sent smaller.
+        quality: of the JPEG that is sent.
+        body: further fields of each request, as the server knows them; null takes away one of ours
+            (`{max_tokens: null, max_completion_tokens: 100}`).
+    """
+
+    url: str
+    max_side: int = Field(768, ge=32, le=8192)
+    quality: int = Field(90, ge=1, le=100)
+    body: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: float = Field(120, gt=0)
+    deadline_s: float = Field(600, gt=0)
+    retries: int = Field(5, ge=0, le=20)
+    connections: int = Field(16, ge=1, le=256)
+    max_bytes: int = Field(1_000_000, ge=1)
+
+    def effects(self) -> dict[str, Any]:
+        """The URL without a password."""
+        return {**super().effects(), "url": without_password(self.url)}
+
+
 # --- models, retrieval, download ---------------------------------------------------------------------------------
+
+Texts = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+# OpenAI's own spelling of names that open_clip writes with a dash, `ViT-B/32`: no ids of the Hub.
+_WITH_SLASH = re.compile(r"ViT-[A-Za-z]+/\d+.*")
 
 
 class ClipSettings(Settings):
     """Which CLIP embeds the seeds; it must be the one that made the index.
 
     Attributes:
-        model: an open_clip name (`ViT-L-14`), `hf-hub:org/model` or `local-dir:path`.
+        model: an open_clip name (`ViT-L-14`); a repository of the Hub, `org/model` or `hf-hub:org/model`; or a folder,
+            `local-dir:path` or a path that begins with `.`, `/` or `~`. Of the last two, their files say whether open_clip or
+            transformers reads them.
         pretrained: the tag of the weights of an open_clip name (`openai`); none for the other two.
-        revision: of `hf-hub:`: a branch, tag or commit of the model's repository.
-        batch_size: images or texts a forward pass; changes results in their last bits at most.
+        revision: of a repository: a branch, tag or commit.
+        batch_size: images or texts a forward pass, at most; null: as many as suit the device. It changes results in their last
+            bits at most.
     """
 
     WITHOUT_EFFECT = frozenset({"batch_size"})
@@ -227,44 +307,208 @@ class ClipSettings(Settings):
     model: str = "ViT-L-14"
     pretrained: str | None = None
     revision: str | None = None
-    batch_size: int = Field(32, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+
+    @property
+    def folder(self) -> str | None:
+        """The path of the model's folder, where `model` names one."""
+        if self.model.startswith("local-dir:"):
+            return self.model.removeprefix("local-dir:")
+        return self.model if self.model.startswith((".", "/", "~")) else None
+
+    @property
+    def hub_id(self) -> str | None:
+        """The repository of the Hub, where `model` names one."""
+        if self.model.startswith("hf-hub:"):
+            return self.model.removeprefix("hf-hub:")
+        named_otherwise = self.folder is not None or _WITH_SLASH.fullmatch(self.model)
+        return self.model if "/" in self.model and not named_otherwise else None
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> "ClipSettings":
-        prefixed = self.model.startswith(("hf-hub:", "local-dir:"))
-        if prefixed and self.pretrained:
-            raise ValueError(f"model {self.model!r} names its own weights: take `pretrained` away")
-        if not prefixed and not self.pretrained:
+        if self.model.startswith("${"):  # a variable that is not set: what it means is not known
+            return self
+        holds_weights = self.folder is not None or self.hub_id is not None
+        if holds_weights and self.pretrained:
+            raise ValueError(
+                f"model {self.model!r} names its own weights: take `pretrained` away (`pretrained: null`, where the defaults "
+                "give one)"
+            )
+        if not holds_weights and not self.pretrained:
             raise ValueError(
                 f"model {self.model!r} has no weights: add `pretrained:` (for ViT-L-14, for example, openai), "
-                "or use hf-hub:org/model or local-dir:path"
+                "or use org/model of the Hub, or local-dir:path"
             )
-        if self.revision and not self.model.startswith("hf-hub:"):
+        if self.revision and self.hub_id is None:
             raise ValueError(
                 f"`revision` is one of a Hub repository, which model {self.model!r} does not name: take it away, or use "
-                "hf-hub:org/model"
+                "org/model"
             )
         return self
 
 
-class CaptionerSettings(Settings):
-    """Which image-to-text model captions the images.
+class CaptionSettings(Settings):
+    """What one caption of an image is like.
+
+    Without `num_beams`, `top_p` and `temperature` it is made greedily: of the words the likeliest, one after the other.
+
+    Attributes:
+        prompt: a text that the caption continues, or that asks for it, as the model understands it.
+        min_new_tokens: the fewest tokens of a caption.
+        max_new_tokens: the most tokens of a caption.
+        num_beams: beam search with so many beams.
+        top_p: nucleus sampling: of the likeliest words that together have this probability.
+        temperature: sampling: above 1 more varied, below 1 less.
+        seed: of the sampling; the same image, seed and settings give the same caption.
+        count: captions of this kind that an image gets: as many samples, or the best of the beams.
+    """
+
+    prompt: str | None = None
+    min_new_tokens: int = Field(0, ge=0, le=1000)
+    max_new_tokens: int = Field(50, ge=1, le=1000)
+    num_beams: int = Field(1, ge=1, le=32)
+    top_p: float | None = Field(None, gt=0, le=1)
+    temperature: float | None = Field(None, gt=0, le=10)
+    seed: int = Field(0, ge=0, lt=2**32)
+    count: int = Field(1, ge=1, le=64)
+
+    @property
+    def samples(self) -> bool:
+        """Whether captions are drawn, not searched."""
+        return self.top_p is not None or self.temperature is not None
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> "CaptionSettings":
+        # What stands above variants is for them to complete: each is validated with it.
+        if not getattr(self, "variants", None):
+            self._check_together()
+        return self
+
+    def _check_together(self) -> None:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"`min_new_tokens` is {self.min_new_tokens}, more than `max_new_tokens`, {self.max_new_tokens}: "
+                "raise the one or lower the other"
+            )
+        if self.samples and self.num_beams > 1:
+            raise ValueError(
+                "captions are either sampled (`top_p`, `temperature`) or searched for with beams (`num_beams`): "
+                "take one of the two away"
+            )
+        if self.count > 1 and not self.samples and self.num_beams == 1:
+            raise ValueError(
+                f"`count` is {self.count}, but greedy captions of an image are all the same: sample them (`top_p: 0.9`) "
+                f"or use beams (`num_beams: {self.count}`)"
+            )
+        if self.count > self.num_beams > 1:
+            raise ValueError(
+                f"`count` is {self.count}, but {self.num_beams} beams have {self.num_beams} captions: raise `num_beams`"
+            )
+
+
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+class CaptionerSettings(CaptionSettings):
+    """Which image-to-text model captions the images, and how.
 
     Attributes:
         model: a Hub id (`org/model`) or a local folder.
         revision: a branch, tag or commit of the model's repository.
-        max_new_tokens: the most tokens of a caption.
-        prompt: a text that the caption continues (conditional captioning).
-        batch_size: images a forward pass; changes what the model computes in the last bits at most.
+        endpoint: a server that runs the model, which is named as it is there; null: it runs here.
+        trust_remote_code: run the code in the model's repository or folder; of a repository, only with a full commit as
+            `revision`.
+        batch_size: images that are captioned at once; null fits the device; changes what the model computes in the last
+            bits at most.
+        clean: take known mistakes of captioners out of the captions.
+        artefacts: the words and phrases that are taken out, in place of our own list (`arafed` and its kin).
+        variants: several captions of each image: by its name, what of the fields of a caption is different in it.
+            Without, there is one, named `default`. With a `count` of 3, `short` is `short-1`, `short-2` and `short-3`.
     """
 
     WITHOUT_EFFECT = frozenset({"batch_size"})
 
     model: str = "Salesforce/blip-image-captioning-base"
     revision: str | None = None
-    max_new_tokens: int = Field(50, ge=1, le=1000)
-    prompt: str | None = None
-    batch_size: int = Field(16, ge=1)
+    endpoint: EndpointSettings | None = None
+    trust_remote_code: bool = False
+    batch_size: int | None = Field(None, ge=1)
+    clean: bool = True
+    artefacts: Texts | None = None
+    variants: dict[VariantName, CaptionSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _variants_complete_what_stands_above(cls, values: Any) -> Any:
+        variants = values.get("variants") if isinstance(values, Mapping) else None
+        if not isinstance(variants, Mapping):
+            return values
+        above = {name: values[name] for name in CaptionSettings.model_fields if name in values}
+        complete = {
+            # An empty entry, `plain:`, is all as above.
+            name: {**above, **(fields or {})} if fields is None or isinstance(fields, Mapping) else fields
+            for name, fields in variants.items()
+        }
+        return {**values, "variants": complete}
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "CaptionerSettings":
+        seen: set[str] = set()
+        for name, variant in self.kinds.items():
+            for numbered in numbered_names(name, variant.count):
+                if numbered in seen:
+                    raise ValueError(
+                        f"two variants are named {numbered!r}: one is a number of `count`; rename the other"
+                    )
+                seen.add(numbered)
+        return self
+
+    @model_validator(mode="after")
+    def _code_is_pinned(self) -> "CaptionerSettings":
+        folder = self.model.startswith((".", "/", "~", "$"))
+        if self.trust_remote_code and not folder and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(
+                "`trust_remote_code` runs code of the model's repository: give the commit that you have read as "
+                "`revision`, all 40 digits of it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_can_do_it(self) -> "CaptionerSettings":
+        if self.endpoint is None:
+            return self
+        if "model" not in self.model_fields_set:
+            raise ValueError("`endpoint` needs `model:`, the model's name there")
+        for name in ("revision", "trust_remote_code"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"`{name}` is of a model that runs here, and `endpoint` runs it elsewhere: take `{name}` away"
+                )
+        if any(kind.num_beams > 1 for kind in self.kinds.values()):
+            raise ValueError(
+                "an `endpoint` searches with no beams: take `num_beams` away, or sample (`top_p: 0.9`)"
+            )
+        return self
+
+    @property
+    def kinds(self) -> dict[str, CaptionSettings]:
+        """The variants, or the one that there is without any; before `count` numbers them."""
+        if self.variants:
+            return self.variants
+        return {
+            "default": CaptionSettings(**{name: getattr(self, name) for name in CaptionSettings.model_fields})
+        }
+
+    def effects(self) -> dict[str, Any]:
+        """The fields that change what comes out, as JSON."""
+        above = set(CaptionSettings.model_fields) if self.variants else set()
+        said = self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT) | above | {"endpoint"})
+        return said if self.endpoint is None else {**said, "endpoint": self.endpoint.effects()}
+
+
+def numbered_names(variant: str, count: int) -> list[str]:
+    """The names of `count` captions of a kind: its own if there is one, else `name-1` and so on."""
+    return [variant] if count == 1 else [f"{variant}-{number}" for number in range(1, count + 1)]
 
 
 def _host(text: str) -> str:
@@ -280,7 +524,6 @@ def _host(text: str) -> str:
 Host = Annotated[str, AfterValidator(_host)]
 Pixels = Annotated[int, Field(ge=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-Texts = tuple[Annotated[str, Field(min_length=1)], ...]
 # What a corpus may know of an image, and a filter may ask for.
 KnownField = Literal["width", "height", "nsfw", "licence", "language"]
 
@@ -666,13 +909,6 @@ class FaissIndexSettings(Settings):
     aesthetic_embeddings: str | None = None
 
 
-def without_password(url: str) -> str:
-    """A URL without the name and password that may stand in it."""
-    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
-
-
 def _one_or_more(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
@@ -681,16 +917,7 @@ def _one_or_more(value: Any) -> Any:
     return value
 
 
-def _secret(value: Any) -> Any:
-    # What pydantic says of another type quotes the value.
-    if value is not None and not isinstance(value, str | SecretStr):
-        raise ValueError(
-            "must be a text: put quotes around it, or better, take it from the environment: ${KNN_KEY}"
-        )
-    return value
-
-
-class ServiceIndexSettings(Settings):
+class ServiceIndexSettings(ServiceSettings):
     """A clip-retrieval back end that somebody runs, or several that serve the same index.
 
     Attributes:
@@ -699,40 +926,15 @@ class ServiceIndexSettings(Settings):
         indice_name: which of its indices; null is the first.
         clip: the CLIP that made its vectors; null: unknown, so that only the dimension is checked, by the service.
         max_results: the most that the service gives a query, where it has such a limit.
-        timeout_s: seconds for one attempt at a query.
-        deadline_s: seconds for a query with all its attempts and the waits between them.
-        retries: further attempts for a query that failed in a way that may pass.
-        connections: queries in flight at once, at each of the services.
-        max_bytes: of one answer, at most.
-        api_key: sent with every request; from the environment, `${KNN_KEY}`. It is shown and kept nowhere.
-        api_key_header: the header that it is sent in; in `Authorization` it follows the word `Bearer`.
     """
 
-    WITHOUT_EFFECT = frozenset(
-        {
-            "clip",
-            "timeout_s",
-            "deadline_s",
-            "retries",
-            "connections",
-            "max_bytes",
-            "api_key",
-            "api_key_header",
-        }
-    )
+    WITHOUT_EFFECT = ServiceSettings.WITHOUT_EFFECT | {"clip"}
 
     kind: Literal["clip-retrieval"]
     url: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     indice_name: str | None = None
     clip: ClipSettings | None = None
     max_results: int | None = Field(None, ge=1)
-    timeout_s: float = Field(30, gt=0)
-    deadline_s: float = Field(300, gt=0)
-    retries: int = Field(2, ge=0, le=20)
-    connections: int = Field(8, ge=1, le=256)
-    max_bytes: int = Field(64_000_000, ge=1)
-    api_key: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
-    api_key_header: str = Field("Authorization", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 
     def effects(self) -> dict[str, Any]:
         """The first URL stands for all, and without a password."""

@@ -30,6 +30,14 @@ def test_an_entry_overrides_the_defaults_field_by_field(tmp_path: Path) -> None:
     assert (entry.clip.model, entry.clip.pretrained) == ("hf-hub:org/model", None)
 
 
+@pytest.mark.parametrize("model", ["local-dir:models/clip", "local-dir:./models/clip", "./models/clip"])
+def test_the_folder_of_a_clip_is_relative_to_the_file(tmp_path: Path, model: str) -> None:
+    raw = with_entry(prompts={"texts": ["a"]}, clip={"model": model})
+    clip = catalog.parse(raw, tmp_path / "c.yaml").entry("logos").clip
+    assert clip.model == f"local-dir:{tmp_path / 'models' / 'clip'}"
+    assert (clip.folder, clip.hub_id) == (str(tmp_path / "models" / "clip"), None)
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     raw = {
         **with_entry(

@@ -4,12 +4,14 @@ import re
 from itertools import product
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from sd_assets import settings
 from sd_assets.assets.knn_index import knn_index
 from sd_assets.definitions import ASSETS
 from sd_assets.errors import ErrorCode
+from sd_assets.models.captioner import Captioner
 from sd_assets_tests.readme import README, blocks, section
 
 MODELS = [
@@ -41,6 +43,14 @@ def test_every_field_of_the_catalogue_is_explained(model: type[BaseModel]) -> No
     text = section("Your own data") + section("The catalogue, field by field")
     missing = [name for name in model.model_fields if not re.search(rf"`{name}[`:]", text)]
     assert not missing
+
+
+def test_the_captioners_that_are_shown_can_be_used() -> None:
+    examples = map(yaml.safe_load, blocks(section("The catalogue, field by field"), "yaml"))
+    shown = [example["captioner"] for example in examples if "captioner" in example]
+    local, remote = map(settings.CaptionerSettings.model_validate, shown)
+    assert list(Captioner(local).variants) == ["short", "detailed-1", "detailed-2", "detailed-3"]
+    assert remote.endpoint is not None and remote.endpoint.api_key is not None
 
 
 def test_every_error_code_is_explained() -> None:

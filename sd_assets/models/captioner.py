@@ -1,60 +1,94 @@
 """Captions of pictures, by any image-to-text model of transformers."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from sd_assets.catalog import require_set
-from sd_assets.errors import ModelError
+from sd_assets.errors import ErrorCode, ModelError, RowError
 from sd_assets.models.caption_model import CaptionModel
-from sd_assets.models.loading import (
-    HubCommit,
-    LazyModel,
-    folder_digest,
-    hub_commit,
-    hub_file,
-    is_folder,
-    padded_batches,
-)
-from sd_assets.models.preprocessing import middle_of_strip, without_thin_sides
-from sd_assets.settings import CaptionerSettings
+from sd_assets.models.cleaning import ARTEFACTS, Cleaner
+from sd_assets.models.devices import pick_batch_size
+from sd_assets.models.hub import HubCommit, folder_digest, hub_commit, hub_file, is_folder
+from sd_assets.models.loading import Lane, LazyModel
+from sd_assets.models.running import Batches
+from sd_assets.settings import CaptionerSettings, CaptionSettings, numbered_names
 from sd_assets.views.text import one_line
 
-Inputs = Mapping[str, npt.NDArray[Any]]
+if TYPE_CHECKING:  # torch, which costs seconds
+    from sd_assets.models.captioning.families import Family
+    from sd_assets.models.captioning.generation import Processor, Rows
+
+# An encoder gains nothing from large batches once they fill the device, and on a CPU loses its caches by them.
+_ENCODED = {"on_cpu": 4, "on_80_gib": 64}
+_DECODED_ON_CPU = 32
+
+
+@dataclass(eq=False)
+class Picture:
+    """What a captioner knows of a picture; several variants share it.
+
+    Attributes:
+        inputs: what the model's own image processor made of it, as arrays.
+        digest: of its pixels.
+        encoded: what the image encoder made of it, on the device; None before, and where nobody asks again.
+        beams: by kind of variant, what a beam search found.
+    """
+
+    inputs: Any
+    digest: bytes = b""
+    encoded: Any = None
+    beams: dict[str, list[str] | RowError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One caption of a picture: which kind, and which of as many as that has, from 0."""
+
+    kind: str
+    settings: CaptionSettings
+    number: int
 
 
 @dataclass
 class _Parts:
-    model: Any
-    image_processor: Any
-    tokenizer: Any
-    prompt: dict[str, Any]  # tensors of one row that go with every picture; empty without a prompt
-    prompt_ids: list[int]  # what of it a model may echo
-    special_ids: frozenset[int]
-    crops_middle: bool
+    """A model on a device.
+
+    Attributes:
+        encoding: batches of its image encoder.
+        decoding: batches of its decoder, by the number of beams.
+    """
+
+    family: "Family"
+    encoding: Batches
+    decoding: dict[int, Batches]
 
 
 class Captioner(LazyModel[_Parts], CaptionModel):
-    """An image-to-text model by its Hub id or folder: BLIP, BLIP-2, InstructBLIP, GIT and their like.
+    """An image-to-text model by its Hub id or folder: BLIP, Florence-2, GIT, chat models and their like.
 
-    Nothing is loaded before `load()`. Weights come as safetensors only, and no code of a model's repository is run.
+    Nothing is loaded before `load()`. Weights come as safetensors only, and code of a model's repository is run only where
+    `trust_remote_code` says so.
+
+    Pictures are encoded in small batches and captioned in large ones, which finished captions leave. A picture has the same
+    caption in every batch, up to what the last bits of the model's numbers decide.
 
     Args:
-        settings: which model, its prompt, the longest caption, the batch size.
+        settings: which model, what captions, the batch size.
         device: `auto` (cuda, mps, cpu, the first there is), or one of them, or `cuda:1`.
-        precision: `auto` (half precision on cuda, float32 elsewhere), `float32`, `float16` or `bfloat16`.
+        precision: `auto` (half precision where the device is faster in it), `float32`, `float16` or `bfloat16`.
     """
 
     def __init__(self, settings: CaptionerSettings, *, device: str = "auto", precision: str = "auto") -> None:
         super().__init__(device, precision)
         self.settings = settings
+        self._clean = Cleaner(self._artefacts) if settings.clean else None
 
     @cached_property
     def identity(self) -> str:
@@ -69,75 +103,182 @@ class Captioner(LazyModel[_Parts], CaptionModel):
 
     @property
     def batch_size(self) -> int:
-        return self.settings.batch_size
+        """Pictures a batch of the decoder; known once the model is loaded, where the device decides."""
+        sizes = [batches.size for parts in self._devices.values() for batches in parts.decoding.values()]
+        return max(sizes) if sizes else self.settings.batch_size or _DECODED_ON_CPU
 
     @property
     def name(self) -> str:
         return self._model
 
+    @cached_property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """The captions of a picture by name, in order, each with what of the settings changes it."""
+        return {name: _effects(variant) for name, variant in self._variants.items()}
+
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
-        """What of the settings changes the captions."""
+        """What of the settings changes the captions of every variant."""
         return {
             "model": self.identity,
-            "prompt": self.settings.prompt,
-            "max_new_tokens": self.settings.max_new_tokens,
+            "own_code": self.settings.trust_remote_code,
+            "artefacts": list(self._artefacts) if self.settings.clean else None,
         }
 
-    def preprocess(self, image: Image.Image) -> dict[str, npt.NDArray[Any]]:
+    @property
+    def _artefacts(self) -> Sequence[str]:
+        return ARTEFACTS if self.settings.artefacts is None else self.settings.artefacts
+
+    @cached_property
+    def _variants(self) -> dict[str, _Variant]:
+        return {
+            name: _Variant(kind, settings, number)
+            for kind, settings in self.settings.kinds.items()
+            for number, name in enumerate(numbered_names(kind, settings.count))
+        }
+
+    @cached_property
+    def _prompts(self) -> list[str | None]:
+        return list(dict.fromkeys(variant.settings.prompt for variant in self._variants.values()))
+
+    # --- captions ------------------------------------------------------------------------------------------------
+
+    def preprocess(self, image: Image.Image) -> Picture:
         """A picture as the model's own image processor makes it. May be called from several threads.
 
         Args:
             image: RGB, of any size.
 
         Returns:
-            `pixel_values` [3, H, W] float32, and whatever else the model's image processor makes.
-        """
-        parts = self._loaded()
-        image = middle_of_strip(image) if parts.crops_middle else image
-        made = parts.image_processor(images=without_thin_sides(image), return_tensors="pt")
-        return {name: value[0].numpy() for name, value in made.items()}
+            to be given to `caption`, once for each variant.
 
-    def caption(self, inputs: Sequence[Inputs]) -> list[str]:
-        """Captions of pictures, by greedy decoding: the same picture has the same caption, whatever else is there.
+        Raises:
+            RowError: the model's image processor fails at it.
+        """
+        family = self._loaded().family
+        samples = any(variant.settings.samples for variant in self._variants.values())
+        try:
+            inputs = family.preprocess(image, self._prompts)
+        except Exception as error:
+            raise RowError(
+                ErrorCode.MODEL_FAILED, f"the model's image processor: {one_line(error)}"
+            ) from error
+        return Picture(inputs, _digest(image) if samples else b"")
+
+    def caption(self, inputs: Sequence[Picture], variant: str) -> list[str | RowError]:
+        """Captions of pictures: the same picture has the same caption, whatever else is there.
 
         Args:
             inputs: what `preprocess` gave.
+            variant: a name of `variants`.
 
         Returns:
-            one text each, at most `max_new_tokens` tokens after the prompt, without the prompt; perhaps empty.
+            for each picture a text of at most `max_new_tokens` tokens, without the prompt, perhaps empty; or a RowError where
+            the model answers NaN (`not_finite`) or fails at this picture alone (`model_failed`).
+
+        Raises:
+            ModelError: the model fails at all of them.
         """
         import torch
 
-        parts = self._loaded()
-        captions: list[str] = []
-        with torch.inference_mode():
-            for batch, count in padded_batches(inputs, self.settings.batch_size):
-                tensors = {
-                    name: self._to_device(torch.from_numpy(np.stack([item[name] for item in batch])))
-                    for name in batch[0]
-                }
-                for name, row in parts.prompt.items():  # a copy each time: BLIP writes into its input_ids
-                    tensors[name] = row.to(self.device).repeat(len(batch), *[1] * (row.ndim - 1))
-                tokens = parts.model.generate(
-                    **tensors, max_new_tokens=self.settings.max_new_tokens, do_sample=False, num_beams=1
-                )
-                captions += [self._text(row, parts) for row in tokens.tolist()[:count]]
-        return captions
+        asked = self._variants[variant]
+        searched = asked.settings.num_beams > 1
+        if searched and all(asked.kind in picture.beams for picture in inputs):
+            found: Sequence[list[str] | RowError] = [picture.beams[asked.kind] for picture in inputs]
+        else:
+            with self._lane() as lane, torch.inference_mode():
+                found = self._decode(lane, inputs, self._encode(lane, inputs), asked)
+            if searched and asked.settings.count > 1:
+                for picture, captions in zip(inputs, found, strict=True):
+                    picture.beams[asked.kind] = captions
+        number = asked.number if searched else 0
+        return [captions if isinstance(captions, RowError) else captions[number] for captions in found]
 
-    def _text(self, tokens: list[int], parts: _Parts) -> str:
-        """Tokens as a caption. Some models repeat the prompt before the caption, some do not."""
-        words = [token for token in tokens if token not in parts.special_ids]
-        if parts.prompt_ids and words[: len(parts.prompt_ids)] == parts.prompt_ids:
-            words = words[len(parts.prompt_ids) :]
-        return " ".join(parts.tokenizer.decode(words, skip_special_tokens=True).split())
+    def _encode(self, lane: Lane[_Parts], pictures: Sequence[Picture]) -> list[Any]:
+        """What the image encoder makes of each, or a RowError."""
+        family, encoding = lane.parts.family, lane.parts.encoding
+        lacking = [picture for picture in pictures if picture.encoded is None]
+        made = encoding.run([picture.inputs for picture in lacking], family.encode)
+        new = dict(zip(map(id, lacking), made, strict=True))
+        if len(self._variants) > 1:
+            for picture in lacking:
+                picture.encoded = new[id(picture)]
+        encoded = [new.get(id(picture), picture.encoded) for picture in pictures]
+        # Another variant's caption may have been made on another GPU.
+        return [item.to(lane.device) if hasattr(item, "to") else item for item in encoded]
 
-    def _to_device(self, tensor: Any) -> Any:
-        import torch
+    def _decode(
+        self, lane: Lane[_Parts], pictures: Sequence[Picture], encoded: Sequence[Any], asked: _Variant
+    ) -> list[list[str] | RowError]:
+        """The captions of each picture: one, or the best of its beams."""
+        found: list[Any] = list(encoded)
+        groups: dict[Any, list[int]] = {}
+        for place, item in enumerate(encoded):
+            if not isinstance(item, RowError):
+                groups.setdefault(lane.parts.family.alike(item, asked.settings.prompt), []).append(place)
+        for places in groups.values():
+            texts = lane.parts.decoding[asked.settings.num_beams].run(
+                [(pictures[place], encoded[place]) for place in places],
+                lambda batch: self._texts(lane, batch, asked),
+            )
+            for place, captions in zip(places, texts, strict=True):
+                found[place] = captions
+        return found
 
-        if tensor.is_floating_point():
-            return tensor.to(device=self.device, dtype=getattr(torch, self.precision))
-        return tensor.to(self.device)
+    def _texts(
+        self, lane: Lane[_Parts], batch: Sequence[tuple[Picture, Any]], asked: _Variant
+    ) -> list[list[str] | RowError]:
+        """One call of the decoder."""
+        from sd_assets.models.captioning.generation import (
+            CAN_COMPACT,
+            NotFinite,
+            Rows,
+            compacting,
+            sample_key,
+            sampling,
+        )
+
+        family, settings = lane.parts.family, asked.settings
+        pictures = [picture for picture, _ in batch]
+        rows = Rows(len(batch), lane.device)
+        not_finite = NotFinite(rows)
+        keys = [sample_key(settings.seed, picture.digest, asked.number) for picture in pictures]
+        options: dict[str, Any] = {
+            "max_new_tokens": settings.max_new_tokens,
+            "do_sample": False,
+            "num_beams": settings.num_beams,
+            "logits_processor": [
+                not_finite,
+                *self._extra_processors(pictures, rows),
+                *sampling(settings, rows, keys),
+            ],
+        }
+        if settings.min_new_tokens:
+            options["min_new_tokens"] = settings.min_new_tokens
+        returned = 1
+        if settings.num_beams > 1:
+            options["num_return_sequences"] = returned = settings.count
+        elif family.compacts and CAN_COMPACT:
+            options["custom_generate"] = compacting(rows, not_finite)
+        tokens = family.generate([item for _, item in batch], settings.prompt, options).tolist()
+        nowhere = RowError(ErrorCode.NOT_FINITE, f"{self.identity} answered NaN or infinity")
+        return [
+            nowhere if bad else [self._text(family, row) for row in tokens[first : first + returned]]
+            for bad, first in zip(not_finite.found.tolist(), range(0, len(tokens), returned), strict=True)
+        ]
+
+    def _extra_processors(self, pictures: Sequence[Picture], rows: "Rows") -> Sequence["Processor"]:
+        """For a subclass: what else changes the decoder's scores at each step, before a token is chosen.
+
+        Args:
+            pictures: of the batch, with copies of the last where it was filled up.
+            rows: which of them the rows of the scores are, at each step.
+        """
+        return ()
+
+    def _text(self, family: "Family", tokens: Sequence[int]) -> str:
+        caption = family.text(tokens)
+        return self._clean(caption) if self._clean else caption
 
     # --- what the name means -------------------------------------------------------------------------------------
 
@@ -172,142 +313,54 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         return path
 
     def _load(self, device: str, precision: str) -> _Parts:
-        self._check_kind(self._config_file())
-        import torch
-        from transformers import AutoModelForImageTextToText
-        from transformers.utils import logging
+        own_code = self.settings.trust_remote_code
+        if (
+            own_code
+            and self._folder is None
+            and not re.fullmatch(r"[0-9a-f]{40}", self.settings.revision or "")
+        ):
+            raise ModelError(
+                f"{self._where}: `trust_remote_code` runs code of its repository: give the commit that you have read as "
+                "`revision`, all 40 digits of it"
+            )
+        from sd_assets.models.captioning.checkpoint import check_kind, load_family
 
-        logging.disable_progress_bar()  # in the log of a run it is noise
-
+        check_kind(self._config_file(), self._where, own_code=own_code)
         source = str(self._folder) if self._folder is not None else self._model
         # Pinned to the commit; from the cache alone where the Hub does not answer, or every file costs a time-out.
-        pinned: dict[str, Any] = {"trust_remote_code": False}
+        pinned: dict[str, Any] = {"trust_remote_code": own_code}
         if self._folder is None:
             pinned.update(revision=self._commit.commit, local_files_only=not self._commit.online)
-        try:
-            image_processor, tokenizer, processor = _processors(source, pinned)
-            if getattr(processor, "chat_template", None):
-                raise ModelError(
-                    f"{self._where} is a chat model, which is asked through its chat template; this captioner runs "
-                    "models that caption as they are: BLIP, BLIP-2, InstructBLIP, GIT, ViT-GPT2"
-                )
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                source,
-                dtype=getattr(torch, precision),
-                use_safetensors=True,
-                output_loading_info=True,
-                **pinned,
-            )
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"{self._where} cannot be loaded: {one_line(error)}. Its weights must be safetensors, and its processor "
-                "must be there (preprocessor_config.json and the tokenizer's files)"
-            ) from error
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(
-                f"{self._where} is incomplete: its weights lack {len(missing)} parameters of "
-                f"{type(model).__name__}, {missing[0]!r} for one"
-            )
-        _leave_length_to_us(model)
-        prompt = self._prompt(model, processor, image_processor, tokenizer)
-        special = frozenset(tokenizer.all_special_ids) | _marks(model.config)
-        ids = prompt.get("input_ids", prompt.get("decoder_input_ids"))
+        family = load_family(source, pinned, self._where, device, precision)
+        for prompt in self._prompts:
+            family.check(prompt)
+        size = self.settings.batch_size or pick_batch_size(
+            device, on_cpu=_DECODED_ON_CPU, on_80_gib=family.on_80_gib
+        )
+        encoded = pick_batch_size(device, **_ENCODED)
         return _Parts(
-            model=model.to(device).eval().requires_grad_(False),
-            image_processor=image_processor,
-            tokenizer=tokenizer,
-            prompt=prompt,
-            prompt_ids=[] if ids is None else [token for token in ids[0].tolist() if token not in special],
-            special_ids=special,
-            crops_middle=_crops_middle(image_processor),
+            family=family,
+            encoding=Batches(min(encoded, size), device, fill=min(encoded, size)),
+            # Each beam is a row.
+            decoding={
+                beams: Batches(max(1, size // beams), device, fill=family.fill)
+                for beams in {variant.settings.num_beams for variant in self._variants.values()}
+            },
         )
 
-    def _check_kind(self, config_file: Path) -> None:
-        """Refuses what is not an image-to-text model, before its weights are fetched."""
-        from transformers import CONFIG_MAPPING
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            kind = config["model_type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{self._where} is not a model of transformers: its config.json names no model_type"
-            ) from error
-        if kind not in KNOWN:
-            known = kind in CONFIG_MAPPING
-            raise ModelError(
-                f"{self._where} is not an image-to-text model"
-                + (f": it is a {kind!r}" if known else f" that this transformers knows: {kind!r}")
-                + "; use one like Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b or microsoft/git-base-coco"
-            )
-        # A BLIP for visual question answering loads as a captioner without complaint, and captions nonsense.
-        saved = config.get("architectures") or [KNOWN[kind]]
-        if KNOWN[kind] not in saved:
-            raise ModelError(
-                f"{self._where} is not an image-to-text model: it was saved as {', '.join(saved)}, a captioner of its "
-                f"family is a {KNOWN[kind]}"
-            )
-
-    def _prompt(self, model: Any, processor: Any, image_processor: Any, tokenizer: Any) -> dict[str, Any]:
-        """The tensors of the prompt, a row, in the form in which this family continues a text."""
-        import torch
-
-        text = self.settings.prompt
-        kind = model.config.model_type
-        needs_text = kind.startswith("instructblip")  # its Q-Former reads the instruction
-        if text is None and not needs_text:
-            return {}
-        text = text or ""
-        if kind == "git":  # continues after the text; what its tokenizer adds would end the text
-            ids = [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
-            return {
-                "input_ids": torch.tensor([ids]),
-                "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-            }
-        if kind == "vision-encoder-decoder":
-            start = model.generation_config.decoder_start_token_id or model.config.decoder_start_token_id
-            ids = [start, *tokenizer(text, add_special_tokens=False).input_ids]
-            return {"decoder_input_ids": torch.tensor([ids])}
-        if processor is None:
-            raise ModelError(f"{self._where} has no processor that takes a prompt: remove `prompt:`")
-        blank = Image.new("RGB", (32, 32))
-        of_image = set(image_processor(images=blank, return_tensors="pt"))
-        both = processor(images=blank, text=text, return_tensors="pt")
-        return {name: value for name, value in both.items() if name not in of_image}
+def _effects(variant: _Variant) -> dict[str, Any]:
+    """What changes a caption: settings that have no part in it do not."""
+    settings = variant.settings
+    effects = settings.model_dump(mode="json", exclude={"count", "seed", "top_p", "temperature"})
+    if settings.samples:
+        effects.update(
+            seed=settings.seed, top_p=settings.top_p, temperature=settings.temperature, sample=variant.number
+        )
+    elif settings.num_beams > 1:
+        effects["rank"] = variant.number
+    return effects
 
 
-def _marks(config: Any) -> frozenset[int]:
-    """The ids that start, end and fill a sequence. BLIP starts with one that its tokenizer does not know."""
-    names = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id", "decoder_start_token_id")
-    parts = [config, *(getattr(config, name, None) for name in ("text_config", "decoder"))]
-    ids = [getattr(part, name, None) for part in parts for name in names]
-    return frozenset(token for token in ids if isinstance(token, int))
-
-
-def _leave_length_to_us(model: Any) -> None:
-    """A model's own `max_length` counts the prompt, and transformers warns of it at every batch."""
-    for module in model.modules():
-        if getattr(module, "generation_config", None) is not None:
-            module.generation_config.max_length = None
-
-
-def _crops_middle(image_processor: Any) -> bool:
-    size = getattr(image_processor, "size", None) or {}
-    return bool(getattr(image_processor, "do_center_crop", False)) and bool(dict(size).get("shortest_edge"))
-
-
-def _processors(source: str, pinned: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """(image processor, tokenizer, the processor of both or None): ViT-GPT2 and its like have no joint one."""
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-
-    processor = AutoProcessor.from_pretrained(source, **pinned)
-    if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
-        return processor.image_processor, processor.tokenizer, processor
-    return (
-        AutoImageProcessor.from_pretrained(source, **pinned),
-        AutoTokenizer.from_pretrained(source, **pinned),
-        None,
-    )
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from sd_assets.models.caption_model import CaptionModel
 from sd_assets.models.captioner import Captioner
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.settings import CaptionerSettings, ClipSettings
@@ -20,7 +21,7 @@ class _ModelResource(dg.ConfigurableResource["_ModelResource"]):
 
 
 class ClipResource(_ModelResource):
-    """CLIP encoders, by open_clip."""
+    """CLIP encoders, by open_clip or transformers."""
 
     def encoder(self, settings: ClipSettings) -> ClipEncoder:
         """The encoder that an entry names; not loaded yet."""
@@ -28,8 +29,12 @@ class ClipResource(_ModelResource):
 
 
 class CaptionerResource(_ModelResource):
-    """Image-to-text models, by transformers."""
+    """Image-to-text models, by transformers or behind an endpoint."""
 
-    def captioner(self, settings: CaptionerSettings) -> Captioner:
+    def captioner(self, settings: CaptionerSettings) -> CaptionModel:
         """The captioner that an entry names; not loaded yet."""
+        if settings.endpoint is not None:
+            from sd_assets.models.endpoint import EndpointCaptioner
+
+            return EndpointCaptioner(settings)
         return Captioner(settings, device=self.device, precision=self.precision)

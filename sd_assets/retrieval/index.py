@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sd_assets.catalog import require_set
+from sd_assets.catalog import require_secret_set, require_set
 from sd_assets.errors import ErrorCode, RetrievalError, RowError
 from sd_assets.schemas import HIT
 from sd_assets.settings import FaissIndexSettings, RetrievalSettings, ServiceIndexSettings
@@ -149,10 +149,7 @@ def open_index(
 
     where = f"indices.{name}"
     urls = tuple(require_set(url, f"{where}.url") for url in settings.url)
-    if settings.api_key is not None:
-        # The message is to quote the variable that is not set, and nothing that may stand beside it.
-        unset = settings.api_key.get_secret_value().partition("${")[2].partition("}")[0]
-        require_set(f"${{{unset}}}" if unset else "", f"{where}.api_key")
+    require_secret_set(settings.api_key, f"{where}.api_key")
     return ServiceIndex(name, settings.model_copy(update={"url": urls}), retrieval)
 
 

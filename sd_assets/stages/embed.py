@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sd_assets.errors import ErrorCode, RowError
-from sd_assets.images import decode_rgb
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import SEED_EMBEDDINGS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
@@ -35,7 +34,7 @@ class EmbedStage(Stage):
 
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
-        self.batch_rows = encoder.settings.batch_size
+        self.batch_rows = encoder.batch_size
 
     @property
     def schema(self) -> TableSchema:
@@ -46,11 +45,12 @@ class EmbedStage(Stage):
 
     def open(self) -> None:
         self._encoder.load()
+        self.batch_rows, self.processors = self._encoder.batch_size, self._encoder.lanes
 
     def facts(self) -> dict[str, Any]:
         return self._encoder.facts()
 
-    def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[np.float32] | str | RowError]:
+    def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[Any] | str | RowError]:
         columns = (rows.column(name) for name in ("kind", "image", "prompt"))
         # `as_py` of one image at a time: of all at once they would be in memory twice.
         return [
@@ -72,9 +72,9 @@ class EmbedStage(Stage):
             ),
         )
 
-    def _pixels(self, image: bytes) -> npt.NDArray[np.float32] | RowError:
+    def _pixels(self, image: bytes) -> npt.NDArray[Any] | RowError:
         try:
-            return self._encoder.preprocess(decode_rgb(image))
+            return self._encoder.pixels(image)
         except RowError as error:
             return error
 
@@ -83,7 +83,7 @@ class EmbedStage(Stage):
             return failure(prepared)
         if not np.isfinite(embedding).all():
             return failure(
-                RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN or infinity")
+                RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN, infinity or nothing")
             )
         return {"embedding": embedding, "model": self._encoder.identity}
 

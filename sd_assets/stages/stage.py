@@ -60,13 +60,15 @@ class Stage(ABC):
     Attributes:
         version: raise it when the code changes results.
         reads: input columns that change the result, besides the key.
-        batch_rows: rows handed to `process` at once; must not change results.
+        batch_rows: rows handed to `process` at once; must not change results. `open` may change it.
+        processors: threads that call `process`, more than one where there are several devices. Likewise.
         judge: which stored rows may be taken over; None: all.
     """
 
     version: ClassVar[str] = "1"
     reads: ClassVar[tuple[str, ...]] = ()
     batch_rows: int = 32
+    processors: int = 1
     judge: Judge | None = None
 
     @property
@@ -110,8 +112,8 @@ class Stage(ABC):
 
         with (
             closing(map_ahead(prepared, missing, _PREPARERS)) as ready,
-            # In a thread of its own, so that the device works while what it made is written.
-            closing(map_ahead(processed, ready, 1)) as results,
+            # In threads of their own, so that the devices work while what they made is written.
+            closing(map_ahead(processed, ready, self.processors)) as results,
         ):
             yield from results
 

@@ -35,6 +35,33 @@ class Rows:
             [*rows.columns, *(fetched.column(name) for name in self.lazy)], names
         )
 
+    def repeated(self, places: Sequence[int], known: pa.RecordBatch) -> "Rows":
+        """Rows of which several may have the same images. Of those that are fetched together the first has them, the others
+        have null: they are large.
+
+        Args:
+            places: of each row the number of the one here whose lazy columns it has.
+            known: their other columns.
+        """
+        fetch = self.fetch
+
+        def fetched(asked: Sequence[int]) -> pa.RecordBatch:
+            assert fetch is not None
+            wanted = [places[number] for number in asked]
+            distinct = list(dict.fromkeys(wanted))
+            if len(distinct) == len(wanted):
+                return fetch(distinct)
+            number_of = {place: number for number, place in enumerate(distinct)}
+            numbers = [number_of.pop(place, None) for place in wanted]
+            return fetch(distinct).take(pa.array(numbers, pa.int64()))
+
+        return Rows(
+            known,
+            self.lazy,
+            None if self.digests is None else [self.digests[place] for place in places],
+            fetched if fetch is not None else None,
+        )
+
 
 def as_batch(table: pa.Table) -> pa.RecordBatch:
     """A table as one batch, in one piece."""

@@ -145,16 +145,20 @@ def _label(value: Any) -> str:
 
 
 def _captions_of(table: Table, image_ids: set[str]) -> dict[str, str]:
-    """The captions of some images; of one that could not be captioned, the error."""
+    """The first caption of each of some images; of one that could not be captioned at all, the error."""
     column = _caption_column(table)
     if column is None or "image_id" not in table.schema.names:
         return {}
     wanted = pa.array(sorted(image_ids))
     found: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for batch in table.batches(["image_id", column, "error"]):
         for row in batch.filter(pc.is_in(batch.column("image_id"), wanted)).to_pylist():
-            found.setdefault(row["image_id"], row["error"] or _label(row[column]))
-    return found
+            if row["error"] is None:
+                found.setdefault(row["image_id"], _label(row[column]))
+            else:
+                failed.setdefault(row["image_id"], row["error"])
+    return failed | found
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------

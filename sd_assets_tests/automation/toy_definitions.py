@@ -7,6 +7,7 @@ import dagster as dg
 import numpy as np
 
 from sd_assets.definitions import build_definitions
+from sd_assets.images import decode_rgb
 from sd_assets.models.caption_model import CaptionModel
 
 
@@ -15,6 +16,8 @@ class ToyEncoder:
 
     identity = "toy"
     dim = 2
+    batch_size = 32
+    lanes = 1
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
 
     def __init__(self, settings: Any) -> None:
@@ -25,8 +28,8 @@ class ToyEncoder:
     def facts(self) -> dict[str, Any]:
         return {"model": "toy"}
 
-    def preprocess(self, image: Any) -> Any:
-        return np.asarray(image)
+    def pixels(self, data: bytes) -> Any:
+        return np.asarray(decode_rgb(data))
 
     def encode_images(self, images: Sequence[Any]) -> Any:
         return _of_length_1([[image.mean(), 1.0] for image in images])
@@ -40,7 +43,7 @@ class ToyCaptioner(CaptionModel):
 
     identity = "toy"
 
-    def caption(self, inputs: Sequence[Any]) -> list[str]:
+    def caption(self, inputs: Sequence[Any], variant: str) -> list[str]:
         return [f"a picture {image.width} wide" for image in inputs]
 
 

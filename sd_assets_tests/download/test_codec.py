@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from skimage.data import astronaut, chelsea, coffee
 from skimage.transform import resize_local_mean
 
-from sd_assets import images
+from sd_assets import images, stored_pixels
 from sd_assets.download import codec
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.settings import DownloadSettings, ResizeMode
@@ -161,11 +161,11 @@ def test_threads_do_not_share_their_memory() -> None:
 
 
 def test_large_images_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_KEPT_BYTES", 1000)
-    monkeypatch.setattr(codec, "_kept", threading.local())
+    monkeypatch.setattr(stored_pixels, "_KEPT_BYTES", 1000)
+    monkeypatch.setattr(stored_pixels, "_kept", threading.local())
     data = jpeg(chelsea())
     first = ours(data, 200, "border")
-    assert not hasattr(codec._kept, "memory")
+    assert not hasattr(stored_pixels._kept, "memory")
     assert (ours(data, 200, "border") == first).all()
 
 

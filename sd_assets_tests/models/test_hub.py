@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import sd_assets
-from sd_assets.errors import ModelError
+from sd_assets.errors import ModelError, RowError
 from sd_assets.models.captioner import Captioner
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.settings import CaptionerSettings, ClipSettings
@@ -44,8 +44,8 @@ def blip(**settings: Any) -> Captioner:
     return Captioner(CaptionerSettings(**{"model": BLIP, "max_new_tokens": 6, **settings}), device="cpu")
 
 
-def captions(captioner: Captioner, pictures: list[Image.Image]) -> list[str]:
-    return captioner.caption([captioner.preprocess(picture) for picture in pictures])
+def captions(captioner: Captioner, pictures: list[Image.Image]) -> list[str | RowError]:
+    return captioner.caption([captioner.preprocess(picture) for picture in pictures], "default")
 
 
 def same_vectors(one: ClipEncoder, other: ClipEncoder) -> bool:
@@ -114,7 +114,7 @@ def test_a_repository_that_is_no_clip(hub: Hub, clip_folder: Path) -> None:
     ):
         clip().load()
     hub.model(CLIP, files_of(DEMO / "blip"))
-    with pytest.raises(ModelError, match=r"has no open_clip_config.json: it is not a model of this kind"):
+    with pytest.raises(ModelError, match=r"is no CLIP: its config.json is of a 'blip', saved as Blip"):
         clip().load()
 
 

@@ -187,11 +187,269 @@ def vit_gpt2(folder: Path) -> Path:
     return folder
 
 
+def florence2(folder: Path) -> Path:
+    words = _with_image_token(tokenizer())
+    stages = 2
+    vision = {
+        "depths": [1] * stages,
+        "patch_size": [7, 3],
+        "patch_stride": [4, 2],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "embed_dim": [16, 32],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "window_size": 4,
+        "projection_dim": 32,
+    }
+    text = {
+        "model_type": "bart",
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+        **_ids(words),
+        "decoder_start_token_id": 3,
+    }
+    model = transformers.Florence2ForConditionalGeneration(
+        transformers.Florence2Config(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=words.image_token_id,
+            **_ids(words),
+            decoder_start_token_id=3,
+        )
+    )
+    _spread(model)
+    model.generation_config = transformers.GenerationConfig(
+        pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, num_beams=3
+    )
+    model.save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(
+        size=_square(), do_center_crop=False, image_seq_length=(SIDE // 8) ** 2 + 1
+    )
+    images.image_seq_length = (SIDE // 8) ** 2 + 1
+    transformers.Florence2Processor(images, words).save_pretrained(folder)
+    return folder
+
+
+_CHAT = (
+    "{% for message in messages %}the {% for part in message.content %}"
+    "{% if part.type == 'image' %}%s {% else %}{{ part.text }} {% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}picture of{% endif %}"
+)
+
+
+def llava(folder: Path) -> Path:
+    """A chat model whose pictures are all of one size."""
+    words = _with_image_token(tokenizer(end=None))
+    model = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            vision_config={"model_type": "clip_vision_model", **_VISION},
+            text_config=_llama(words),
+            image_token_index=words.image_token_id,
+            vision_feature_layer=-1,
+        )
+    )
+    _spread(model)
+    _saved(model, folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=_square())
+    transformers.LlavaProcessor(
+        images,
+        words,
+        patch_size=8,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+        chat_template=_CHAT.replace("%s", "<image>"),
+    ).save_pretrained(folder)
+    return folder
+
+
+def qwen2_vl(folder: Path) -> Path:
+    """A chat model whose pictures have as many tokens as their size asks for."""
+    words = _with_image_token(tokenizer(end=None), "<|image_pad|>")
+    words.add_tokens(["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"], special_tokens=True)
+    marks = ("vision_start", "vision_end", "video_pad")
+    start, end, video = (words.convert_tokens_to_ids(f"<|{mark}|>") for mark in marks)
+    vision = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "patch_size": 8,
+        "mlp_ratio": 2,
+    }
+    rope = {"rope_type": "default", "type": "mrope", "mrope_section": [2, 3, 3]}
+    model = transformers.Qwen2VLForConditionalGeneration(
+        transformers.Qwen2VLConfig(
+            vision_config=vision,
+            text_config={**_llama(words), "model_type": "qwen2_vl_text", "rope_scaling": rope},
+            image_token_id=words.image_token_id,
+            video_token_id=video,
+            vision_start_token_id=start,
+            vision_end_token_id=end,
+        )
+    )
+    _spread(model)
+    _saved(model, folder)
+    pixels = {"min_pixels": 16 * 16, "max_pixels": 64 * 64}
+    images = transformers.Qwen2VLImageProcessor(patch_size=8, **pixels)
+    videos = transformers.Qwen2VLVideoProcessor(patch_size=8)
+    template = _CHAT.replace("%s", "<|vision_start|><|image_pad|><|vision_end|>")
+    transformers.Qwen2VLProcessor(images, words, videos, chat_template=template).save_pretrained(folder)
+    return folder
+
+
+def paligemma(folder: Path) -> Path:
+    """Without a chat template: its processor takes a picture within a text."""
+    words = _with_image_token(tokenizer(end=None))
+    words.add_tokens([f"<loc{number:04d}>" for number in range(1024)])
+    words.add_tokens([f"<seg{number:03d}>" for number in range(128)])
+    text = {**_llama(words), "model_type": "gemma", "head_dim": 16, "tie_word_embeddings": False}
+    model = transformers.PaliGemmaForConditionalGeneration(
+        transformers.PaliGemmaConfig(
+            vision_config={"model_type": "siglip_vision_model", **_VISION, "projection_dim": 32},
+            text_config=text,
+            projection_dim=32,
+            image_token_index=words.image_token_id,
+            **_ids(words),
+        )
+    )
+    _spread(model)
+    _saved(
+        model,
+        folder,
+        suppress_tokens=words.convert_tokens_to_ids(
+            [w for w in words.get_vocab() if w[1:4] in ("loc", "seg")]
+        ),
+    )
+    images = transformers.SiglipImageProcessor(size=_square())
+    images.image_seq_length = (SIDE // 8) ** 2
+    transformers.PaliGemmaProcessor(images, words).save_pretrained(folder)
+    return folder
+
+
+def idefics3(folder: Path) -> Path:
+    """A chat model whose pictures are cut into tiles, of which larger ones have more."""
+    words = _with_image_token(tokenizer(end=None))
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    words.add_tokens(
+        ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles], special_tokens=True
+    )
+    model = transformers.Idefics3ForConditionalGeneration(
+        transformers.Idefics3Config(
+            vision_config=_VISION,
+            text_config=_llama(words),
+            image_token_id=words.image_token_id,
+            scale_factor=2,
+            pad_token_id=0,
+        )
+    )
+    _spread(model)
+    _saved(model, folder)
+    images = transformers.Idefics3ImageProcessor(
+        size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}
+    )
+    template = _CHAT.replace("%s", "<image>")
+    transformers.Idefics3Processor(
+        images, words, image_seq_len=(SIDE // 8 // 2) ** 2, chat_template=template
+    ).save_pretrained(folder)
+    return folder
+
+
+def kosmos2(folder: Path) -> Path:
+    """Without a chat template: its processor puts the picture before the text."""
+    words = tokenizer(end=None)
+    marks = [
+        "image",
+        "/image",
+        "grounding",
+        "phrase",
+        "/phrase",
+        "object",
+        "/object",
+        "/delimiter_of_multi_objects/",
+    ]
+    places = [f"<patch_index_{number:04d}>" for number in range(64)]
+    words.add_tokens([*(f"<{mark}>" for mark in marks), *places], special_tokens=True)
+    text = {
+        **_ids(words),
+        "embed_dim": 32,
+        "layers": 2,
+        "ffn_dim": 64,
+        "attention_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    model = transformers.Kosmos2ForConditionalGeneration(
+        transformers.Kosmos2Config(vision_config=_VISION, text_config=text, latent_query_num=64)
+    )
+    _spread(model)
+    silent = words.convert_tokens_to_ids([*(f"<{mark}>" for mark in marks), *places])
+    _saved(model, folder, suppress_tokens=silent)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=_square())
+    transformers.Kosmos2Processor(images, words, num_patch_index_tokens=64).save_pretrained(folder)
+    return folder
+
+
+def _with_image_token(
+    words: transformers.PreTrainedTokenizerFast, token: str = "<image>"
+) -> transformers.PreTrainedTokenizerFast:
+    """The same words and, as `image_token`, what stands for a picture."""
+    words.add_special_tokens({"additional_special_tokens": [token]})
+    words.init_kwargs["extra_special_tokens"] = {"image_token": token}
+    words._set_model_specific_special_tokens({"image_token": token})
+    return words
+
+
+def _ids(words: transformers.PreTrainedTokenizerFast) -> dict[str, int]:
+    return {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def _llama(words: transformers.PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        **_TEXT,
+        **_ids(words),
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+    }
+
+
+def _saved(model: Any, folder: Path, **generation: Any) -> None:
+    """With the settings of a chat model, which are to sample; the catalogue says otherwise."""
+    model.generation_config = transformers.GenerationConfig(
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=[3, 0],
+        do_sample=True,
+        temperature=0.7,
+        top_k=5,
+        **generation,
+    )
+    model.save_pretrained(folder)
+
+
 def _square() -> dict[str, int]:
     return {"height": SIDE, "width": SIDE}
 
 
-CAPTIONERS = {"blip": blip, "blip-2": blip2, "instructblip": instruct_blip, "git": git, "vit-gpt2": vit_gpt2}
+CAPTIONERS = {
+    "blip": blip,
+    "blip-2": blip2,
+    "instructblip": instruct_blip,
+    "git": git,
+    "vit-gpt2": vit_gpt2,
+    "florence-2": florence2,
+    "llava": llava,
+    "qwen2-vl": qwen2_vl,
+    "idefics3": idefics3,
+    "paligemma": paligemma,
+    "kosmos-2": kosmos2,
+}
 
 
 def clip(folder: Path, *, seed: int = 0) -> Path:

@@ -67,4 +67,8 @@ def test_prompts_and_captions_are_the_modules_own(run: dg.ExecuteInProcessResult
     ]
     captions = [row for row in table("image_captions").read().to_pylist() if row["error"] is None]
     assert captions and {row["model"] for row in captions} == {"mean-colour-1"}
-    assert all(row["caption"].startswith("an image in rgb(") for row in captions)
+    said = {"plain": "an image in rgb(", "asked": "a photo in rgb("}
+    assert {row["variant"] for row in captions} == {*said}
+    assert all(row["caption"].startswith(said[row["variant"]]) for row in captions)
+    pairs = table("text_image_pairs").read(["captions"])["captions"].to_pylist()
+    assert {len(captions) for captions in pairs} == {2} and pairs[0][1].startswith("a photo in")

@@ -21,6 +21,7 @@ from sd_assets.assets.image_captions import image_captions
 from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.definitions import ASSETS, build_definitions
 from sd_assets.errors import TableError
+from sd_assets.images import decode_rgb
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.storage import StorageResource
@@ -50,6 +51,8 @@ class CountingEncoder:
 
     identity = "toy"
     dim = 2
+    batch_size = 32
+    lanes = 1
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
     seen = 0
 
@@ -61,8 +64,8 @@ class CountingEncoder:
     def facts(self) -> dict[str, Any]:
         return {"model": "toy"}
 
-    def preprocess(self, image: Image.Image) -> Any:
-        return np.asarray(image, np.float32)
+    def pixels(self, data: bytes) -> Any:
+        return np.asarray(decode_rgb(data), np.float32)
 
     def encode_images(self, images: Sequence[Any]) -> Any:
         return self._unit([[float(image.mean()), 100.0] for image in images])
@@ -98,7 +101,7 @@ class CountingCaptioner(CaptionModel):
     def batch_size(self) -> int:
         return 2
 
-    def caption(self, inputs: Sequence[Any]) -> list[str]:
+    def caption(self, inputs: Sequence[Any], variant: str) -> list[str]:
         if self.fails_after is not None and CountingCaptioner.seen >= self.fails_after:
             raise RuntimeError("the captioner was killed")
         CountingCaptioner.seen += len(inputs)

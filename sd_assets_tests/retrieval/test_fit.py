@@ -11,6 +11,7 @@ import pytest
 
 from sd_assets.compute.local import write_rows
 from sd_assets.errors import RetrievalError
+from sd_assets.models.naming import clip_name
 from sd_assets.retrieval.fit import check_fit, check_queries, model_of
 from sd_assets.retrieval.layout import write_index
 from sd_assets.retrieval.record import IndexRecord
@@ -72,6 +73,23 @@ def test_the_record_of_the_folder_names_the_model(folder: Path) -> None:
     assert "index 'mine' was made with ViT-B-32/openai, as" in said and "sd_assets.json says" in said
     assert "`clip:` of the entry is ViT-B-32/laion2b_s34b_b79k" in said
     assert "Set `clip:` of the entry" in said and "`retrieval: index:`" in said
+
+
+def test_a_model_is_the_same_by_the_name_of_its_repository(folder: Path, tmp_path: Path) -> None:
+    RECORD.write(folder)
+    of_transformers = ClipSettings(model="openai/clip-vit-base-patch32")
+    check_fit("mine", local(folder, clip=of_transformers), of_transformers, OF_4)
+    embedded_by_it = embedded(
+        tmp_path, ["hf-hub:openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"]
+    )
+    check_queries("mine", local(folder), embedded_by_it)
+    other = ClipSettings(model="google/siglip-base-patch16-224", revision="main")
+    with pytest.raises(RetrievalError, match="`clip:` of the entry is google/siglip-base-patch16-224"):
+        check_fit("mine", local(folder), other, OF_4)
+    dataclasses.replace(RECORD, clip=clip_name(other)).write(folder)
+    check_fit("mine", local(folder), other, OF_4)
+    with pytest.raises(RetrievalError, match="was made with hf-hub:google/siglip-base-patch16-224, as"):
+        check_fit("mine", local(folder), of_transformers, OF_4)
 
 
 def test_the_catalogue_names_the_model_of_a_folder_that_does_not(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sd_assets.compute.local import run_stage
+from sd_assets.images import inspect
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import SEED_IMAGES, SEED_PROMPTS
 from sd_assets.settings import ClipSettings
@@ -37,8 +38,8 @@ class CountingEncoder(ClipEncoder):
 
     def load(self) -> None: ...
 
-    def preprocess(self, image: Image.Image) -> Vectors:
-        return np.array([image.width], np.float32)
+    def pixels(self, data: bytes) -> Vectors:
+        return np.array([inspect(data).width], np.float32)
 
     def encode_images(self, pixels: Sequence[Vectors]) -> Vectors:
         self.encoded += len(pixels)

@@ -19,8 +19,8 @@ import pytest
 from sd_assets.compute.local import run_stage
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval import open_index
-from sd_assets.retrieval.service import pool
 from sd_assets.schemas import SEED_EMBEDDINGS
+from sd_assets.services import backoff
 from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
 from sd_assets.stages.retrieve import RetrieveStage, embedding_batches
 from sd_assets.stages.stage import Work
@@ -128,7 +128,7 @@ def _place(body: dict[str, Any]) -> int:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(pool, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(backoff, "BACKOFF_S", 0.01)
     state = Service()
     with serving(state):
         yield state

@@ -221,7 +221,9 @@ def test_captions_of_images_that_lie_in_other_tables(tmp_path: Path) -> None:
         IMAGE_CAPTIONS,
         [
             {"image_id": "odd", "variant": "default", "error": "empty_caption"},
-            {"image_id": "good", "variant": "default", "caption": "a blue square"},
+            {"image_id": "good", "variant": "short", "error": "empty_caption"},
+            {"image_id": "good", "variant": "long", "caption": "a blue square"},
+            {"image_id": "good", "variant": "third", "caption": "a square"},
             {"image_id": "seed", "variant": "default", "caption": "a seed"},
         ],
     )

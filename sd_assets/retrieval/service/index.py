@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sd_assets.errors import RowError
+from sd_assets.errors import RetrievalError, RowError
 from sd_assets.retrieval.columns import NAMES, chosen_columns
 from sd_assets.retrieval.index import HITS, Answers, checked_queries, query_failed
-from sd_assets.retrieval.service.exchange import BadAnswerError, Exchange, NoAnswerError
-from sd_assets.retrieval.service.loop_thread import LoopThread
 from sd_assets.retrieval.service.pool import Pool, QueryError
 from sd_assets.retrieval.service.probe import why_it_fails
 from sd_assets.retrieval.service.results import Results, no_results, results_of
 from sd_assets.retrieval.service.services import Service, services_of
+from sd_assets.services.exchange import BadAnswerError, Exchange, NoAnswerError
+from sd_assets.services.loop_thread import LoopThread
 from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
 
 T = TypeVar("T")
@@ -299,7 +299,7 @@ class _Client:
     async def _made(
         name: str, settings: ServiceIndexSettings, services: Sequence[Service], counts: Counter[str]
     ) -> tuple[Exchange, Pool, asyncio.Lock]:
-        exchange = Exchange(name, settings)
+        exchange = Exchange(settings, lambda what: RetrievalError(f"index {name!r}: {what}"))
         return exchange, Pool(name, services, settings, exchange, counts), asyncio.Lock()
 
     def untried(self) -> bool:

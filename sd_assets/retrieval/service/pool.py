@@ -6,24 +6,21 @@ import asyncio
 import contextlib
 import logging
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval.service import services
-from sd_assets.retrieval.service.exchange import BadAnswerError, Exchange, NoAnswerError
 from sd_assets.retrieval.service.services import Service
+from sd_assets.services.backoff import LONGEST_BACKOFF_S, backoff_s
+from sd_assets.services.exchange import BadAnswerError, Exchange, NoAnswerError
 from sd_assets.settings import ServiceIndexSettings
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Before the first further attempt; doubled before each one after it.
-BACKOFF_S = 0.5
-_LONGEST_BACKOFF_S = 30.0
 # The longest that a service is left out, see `Service.left_out_s`.
 _LONGEST_LEFT_OUT_S = 600.0
 # Whether a service lives is asked with less patience than a query.
@@ -137,7 +134,7 @@ class Pool:
             except (NoAnswerError, BadAnswerError) as error:
                 if isinstance(error, BadAnswerError) and not error.may_pass:
                     raise
-                await asyncio.sleep(min(max(backoff_s(number), error.wait_s or 0), _LONGEST_BACKOFF_S))
+                await asyncio.sleep(min(max(backoff_s(number), error.wait_s or 0), LONGEST_BACKOFF_S))
         return await self._exchange.ask(method, f"{service.base}/{path}", timeout_s=_CHECK_S)
 
     # --- queries -------------------------------------------------------------------------------------------------
@@ -350,8 +347,3 @@ class Pool:
             f"Start that service, or point to another: `indices: {self._name}: url: http://host:1234` in the catalogue, or the "
             "environment variable that this url is written with there"
         )
-
-
-def backoff_s(failed: int) -> float:
-    """Seconds before the next attempt, after the first one and `failed` more; spread, so that many do not come back at once."""
-    return min(BACKOFF_S * 2.0**failed, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sd_assets.retrieval.columns import chosen_columns, pixels_of, text_of
 from sd_assets.retrieval.index import HITS
-from sd_assets.retrieval.service.exchange import BadAnswerError
+from sd_assets.services.exchange import BadAnswerError
 
 # Characters of an answer that a message quotes; it is cut further, after a key that is in it is gone.
 _SHOWN = 2000

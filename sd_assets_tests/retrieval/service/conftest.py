@@ -7,7 +7,7 @@ import pytest
 
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.retrieval import KnnIndex, open_index
-from sd_assets.retrieval.service import pool
+from sd_assets.services import backoff
 from sd_assets.settings import RetrievalSettings, ServiceIndexSettings
 from sd_assets_tests.retrieval.answers import Hit
 
@@ -16,7 +16,7 @@ MakeClient = Callable[..., KnnIndex]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(backoff, "BACKOFF_S", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 

@@ -18,7 +18,7 @@ import pytest
 from sd_assets import catalog
 from sd_assets.errors import CatalogError, RetrievalError
 from sd_assets.retrieval import open_index
-from sd_assets.retrieval.service.exchange import _seconds
+from sd_assets.services.exchange import _seconds
 from sd_assets.stages.retrieve import RetrieveStage
 from sd_assets_tests.retrieval.answers import asked
 from sd_assets_tests.retrieval.conftest import Backend, send

@@ -1,17 +1,18 @@
-"""One HTTP exchange with a service: a request, and the JSON of its answer or why there is none."""
+"""One HTTP exchange: a request, and the JSON of its answer or why there is none."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
-from sd_assets.errors import RetrievalError
-from sd_assets.settings import ServiceIndexSettings
+from sd_assets.errors import SdAssetsError
+from sd_assets.settings import ServiceSettings
 
 # What may pass. A back end also answers 500 to what never passes (it has no better code), which costs the few retries.
 _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -27,12 +28,24 @@ class NoAnswerError(Exception):
 
     Attributes:
         refused: there was not even a connection.
+        late: it did not come in time.
+        status: of the proxy's answer.
         wait_s: how long the server asks to wait.
     """
 
-    def __init__(self, detail: str, *, refused: bool = False, wait_s: float | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        refused: bool = False,
+        late: bool = False,
+        status: int | None = None,
+        wait_s: float | None = None,
+    ) -> None:
         super().__init__(detail)
         self.refused = refused
+        self.late = late
+        self.status = status
         self.wait_s = wait_s
 
 
@@ -60,25 +73,36 @@ class Exchange:
     """Requests over connections that are kept; made inside the loop that uses it, and closed there.
 
     Args:
-        name: of the index, for messages.
-        settings: of the services.
+        settings: how the services are asked.
+        unusable: the exception that says of the settings what is wrong with them.
 
     Raises:
-        RetrievalError: the key can stand in no header.
+        SdAssetsError: what `unusable` made: the key can stand in no header.
     """
 
-    def __init__(self, name: str, settings: ServiceIndexSettings) -> None:
-        self._name = name
+    def __init__(self, settings: ServiceSettings, unusable: Callable[[str], SdAssetsError]) -> None:
+        self._unusable = unusable
         self._key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
         self._timeout_s = settings.timeout_s
         self._max_bytes = settings.max_bytes
         self._session = aiohttp.ClientSession(
             # How many there are at once is decided by who asks.
             connector=aiohttp.TCPConnector(limit=0),
-            headers=_key_header(name, settings.api_key_header, self._key),
+            headers=self._key_header(settings.api_key_header),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=True,
         )
+
+    def _key_header(self, header: str) -> dict[str, str]:
+        key = self._key
+        if not key:
+            return {}
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise self._unusable(
+                "`api_key:` holds characters that no HTTP header may (a line break at its end?): look at the environment variable "
+                "that it comes from"
+            )
+        return {header: f"Bearer {key}" if header.lower() == "authorization" and " " not in key else key}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -96,6 +120,7 @@ class Exchange:
         Raises:
             NoAnswerError: see there.
             BadAnswerError: see there.
+            SdAssetsError: what `unusable` made: the request cannot be sent at all.
         """
         timeout = min(self._timeout_s, timeout_s or self._timeout_s)
         try:
@@ -107,16 +132,16 @@ class Exchange:
                 # Servers close connections that were kept, also just when they are used again. A query may be repeated.
                 return await self._asked(method, url, body, timeout)
         except TimeoutError as error:
-            raise NoAnswerError(f"no answer in time ({timeout:g} s)") from error
+            raise NoAnswerError(f"no answer in time ({timeout:g} s)", late=True) from error
         except aiohttp.InvalidURL as error:  # whose message has all of it
             raise NoAnswerError("the URL is not valid", refused=True) from error
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError)
             raise NoAnswerError(self.quoted(f"{type(error).__name__}: {error}"), refused=refused) from error
         except ValueError as error:  # of aiohttp, before anything is sent
-            raise RetrievalError(
-                f"index {self._name!r}: the request cannot be sent ({self.quoted(error)}). If the URL or ~/.netrc has a password "
-                "for this host, it and `api_key:` exclude each other"
+            raise self._unusable(
+                f"the request cannot be sent ({self.quoted(error)}). If the URL or ~/.netrc has a password for this host, it and "
+                "`api_key:` exclude each other"
             ) from error
 
     async def _asked(self, method: str, url: str, body: Any, timeout_s: float) -> Any:
@@ -143,7 +168,7 @@ class Exchange:
         wait_s = _seconds(response.headers.get("Retry-After"))
         text = self.quoted(content[:_CHUNK_BYTES].decode("utf-8", "replace"))
         if status in _NOBODY_BEHIND:
-            raise NoAnswerError(f"HTTP {status}: {text!r}", wait_s=wait_s)
+            raise NoAnswerError(f"HTTP {status}: {text!r}", status=status, wait_s=wait_s)
         if 300 <= status < 400:
             place = self.quoted(response.headers.get("Location", "nowhere"))
             raise BadAnswerError(f"HTTP {status}, a redirect to {place}: give that URL instead", status)
@@ -164,17 +189,6 @@ class Exchange:
     def quoted(self, what: object) -> str:
         """One line, not too long, without the key."""
         return " ".join(self.without_key(str(what)).split())[:_SHOWN]
-
-
-def _key_header(name: str, header: str, key: str) -> dict[str, str]:
-    if not key:
-        return {}
-    if not key.isascii() or not key.isprintable() or key != key.strip():
-        raise RetrievalError(
-            f"index {name!r}: `indices: {name}: api_key:` holds characters that no HTTP header may (a line break at its end?): "
-            "look at the environment variable that it comes from"
-        )
-    return {header: f"Bearer {key}" if header.lower() == "authorization" and " " not in key else key}
 
 
 def _seconds(retry_after: str | None) -> float | None:
