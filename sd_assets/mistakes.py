@@ -31,7 +31,8 @@ _MESSAGES = {
 }
 _NAME_FIELDS = {"extra_forbidden", "model_type", "model_attributes_type", "union_tag_not_found"}
 # Their messages say what was given, as far as it matters.
-_SAY_WHAT_WAS_GIVEN = {"missing", "value_error", "union_tag_invalid"}
+# What stands in a field that does not exist may be a key, of one that is misspelled.
+_SAY_WHAT_WAS_GIVEN = {"missing", "value_error", "union_tag_invalid", "extra_forbidden"}
 
 
 def explained(

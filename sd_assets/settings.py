@@ -33,7 +33,8 @@ class Settings(BaseModel):
         WITHOUT_EFFECT: fields that say how to work, not what comes out: timeouts, retries, batch sizes.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What pydantic itself writes of a mistake quotes no input: it may hold a key or a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
@@ -177,7 +178,7 @@ class Prompts(Settings):
         file: a UTF-8 text file, one prompt a line; blank lines are passed over.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     template: str | None = None
     texts: tuple[str, ...] = ()
@@ -212,11 +213,54 @@ class Prompts(Settings):
 # --- services -------------------------------------------------------------------------------------------------------
 
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|")
+# Fields of a request that would be a credential: there is `api_key` for it, which is kept nowhere.
+_CREDENTIALS = frozenset(
+    {
+        "access_token",
+        "api-key",
+        "api_key",
+        "apikey",
+        "auth",
+        "auth_token",
+        "authorization",
+        "bearer",
+        "credentials",
+        "key",
+        "password",
+        "secret",
+        "token",
+        "x-api-key",
+    }
+)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """`https://`, and what follows it."""
+    start = _SCHEME.match(url)
+    place = start.end() if start else 0
+    return url[:place], url[place:]
+
+
 def without_password(url: str) -> str:
-    """A URL without the name and password that may stand in it."""
-    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+    """A URL without the name and password that may stand in it: of what follows the scheme, all up to the last `@`."""
+    scheme, rest = _split(url)
+    return f"{scheme}{rest.rpartition('@')[2]}"
+
+
+def _with_readable_user(url: str) -> str:
+    # `http://me:pa/ss@host` has the host `me`: it would be asked, and a part of the password shown as the path.
+    _, rest = _split(url)
+    if "@" in re.sub(r"^[^/?#]*", "", rest):
+        raise ValueError(
+            "has an `@` behind the first `/`, `?` or `#`, so that a name and password before the host cannot be told from the "
+            "path: in a password write %2F for `/`, %3F for `?` and %23 for `#`, in a path %40 for `@`"
+        )
+    return url
+
+
+# A URL of which nothing but name and password is secret; these stand before the host, if at all.
+ServiceUrl = Annotated[str, AfterValidator(_with_readable_user)]
 
 
 def _secret(value: Any) -> Any:
@@ -262,10 +306,10 @@ class EndpointSettings(ServiceSettings):
         max_side: an image whose longer side has more pixels is sent smaller.
         quality: of the JPEG that is sent.
         body: further fields of each request, as the server knows them; null takes away one of ours
-            (`{max_tokens: null, max_completion_tokens: 100}`).
+            (`{max_tokens: null, max_completion_tokens: 100}`). They are recorded as they are, so no credentials.
     """
 
-    url: str
+    url: ServiceUrl
     max_side: int = Field(768, ge=32, le=8192)
     quality: int = Field(90, ge=1, le=100)
     body: dict[str, Any] = Field(default_factory=dict)
@@ -274,6 +318,17 @@ class EndpointSettings(ServiceSettings):
     retries: int = Field(5, ge=0, le=20)
     connections: int = Field(16, ge=1, le=256)
     max_bytes: int = Field(1_000_000, ge=1)
+
+    @field_validator("body")
+    @classmethod
+    def _has_no_credentials(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name.strip().lower() in _CREDENTIALS:
+                raise ValueError(
+                    f"the field `{name}` looks like a credential, and what stands in `body` is recorded and shown: give it as "
+                    "`endpoint: api_key: ${API_KEY}`, with the `api_key_header` that it is to be sent in"
+                )
+        return value
 
     def effects(self) -> dict[str, Any]:
         """The URL without a password."""
@@ -419,7 +474,7 @@ class CaptionerSettings(CaptionSettings):
         trust_remote_code: run the code in the model's repository or folder; of a repository, only with a full commit as
             `revision`.
         batch_size: images that are captioned at once; null fits the device; changes what the model computes in the last
-            bits at most.
+            bits, which may turn a word where two are about equally likely.
         clean: take known mistakes of captioners out of the captions.
         artefacts: the words and phrases that are taken out, in place of our own list (`arafed` and its kin).
         variants: several captions of each image: by its name, what of the fields of a caption is different in it.
@@ -821,7 +876,7 @@ class PartitionCorpus(Settings):
 
     kind: Literal["partition"]
     partition: str
-    base_url: str | None = None
+    base_url: ServiceUrl | None = None
     downloads_of: str | None = None
 
     @field_validator("base_url")
@@ -931,7 +986,7 @@ class ServiceIndexSettings(ServiceSettings):
     WITHOUT_EFFECT = ServiceSettings.WITHOUT_EFFECT | {"clip"}
 
     kind: Literal["clip-retrieval"]
-    url: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+    url: Annotated[tuple[ServiceUrl, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     indice_name: str | None = None
     clip: ClipSettings | None = None
     max_results: int | None = Field(None, ge=1)

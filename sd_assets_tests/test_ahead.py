@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from sd_assets.ahead import map_as_done
+from sd_assets.ahead import map_as_done, map_by_turns
 
 
 def test_what_is_done_waits_for_nobody() -> None:
@@ -81,3 +81,18 @@ def test_whoever_stops_waits_for_nothing() -> None:
     assert next(results) == [0]
     results.close()  # would hang here
     go_on.set()
+
+
+def test_by_turns_nothing_is_begun_before_all_is_taken() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return number
+
+    results = map_by_turns(work, iter(range(7)), threads=3)
+    assert not begun
+    for number in range(7):
+        assert next(results) == number
+        assert sorted(begun) == list(range(min(7, number // 3 * 3 + 3)))
+    assert list(results) == []

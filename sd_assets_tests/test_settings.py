@@ -1,4 +1,4 @@
-"""The limits of the checks: their defaults, how an entry's go over the shared ones, and mistakes in them."""
+"""The limits of the checks: their defaults, how an entry's go over the shared ones, and mistakes in them; secrets of services."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from sd_assets import catalog
 from sd_assets.errors import CatalogError, ErrorCode
 from sd_assets.schemas import TABLES
-from sd_assets.settings import CheckSettings
+from sd_assets.settings import CaptionerSettings, CheckSettings, without_password
 
 
 def checks(tmp_path: Path, shared: Any = None, own: Any = None) -> CheckSettings:
@@ -113,3 +113,98 @@ def test_limits_make_nothing_stale(tmp_path: Path) -> None:
     }
     sections = catalog.parse(raw, tmp_path / "c.yaml").sections("one")
     assert "checks" not in sections and "min_caption_words" not in str(sections)
+
+
+# --- services --------------------------------------------------------------------------------------------------------
+
+# The `/` of the password is not written as %2F, so the host cannot be told from it.
+UNREADABLE = (
+    "http://user:pa/5ec2e7@host/v1",
+    "http://user:pa?5ec2e7@host/v1",
+    "http://user:pa#5ec2e7@host/v1",
+    "http://user:5ec2e7/@host/v1",
+    "http://user:p://5ec2e7@host/v1",
+    "http:///user:5ec2e7@host/v1",
+    "http:/user:5ec2e7@host/v1",
+    "user:5e://c2e7:5ec2e7@host/v1",
+    "user:pa/5ec2e7@host/v1",
+    "https://host/5ec2e7@v1",
+)
+
+
+def services(tmp_path: Path, place: str, url: str) -> None:
+    """A catalogue in which a service, or a web server of the user's, has this URL."""
+    endpoint = {"model": "a", "endpoint": {"url": url if place == "endpoint" else "http://host/v1"}}
+    served = {"kind": "clip-retrieval", "url": ["http://h:1", url] if place == "list" else url}
+    corpus = {"kind": "partition", "partition": "one", "base_url": url if place == "base_url" else None}
+    raw = {
+        "indices": {
+            "laion": served if place in ("index", "list") else {"kind": "faiss", "path": "index"},
+            "own": {"kind": "faiss", "path": "own", "corpus": corpus},
+        },
+        "seed_datasets": {
+            "one": {
+                "prompts": {"texts": ["x"]},
+                "clip": {"model": "ViT-B-32", "pretrained": "openai"},
+                "captioner": endpoint,
+            }
+        },
+    }
+    catalog.parse(raw, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("place", ["endpoint", "index", "list", "base_url"])
+def test_a_password_that_cannot_be_told_from_the_path_is_refused_and_not_shown(
+    tmp_path: Path, place: str
+) -> None:
+    for url in UNREADABLE:
+        with pytest.raises(CatalogError, match=r"url\S*: has an `@` behind the first `/`.*%2F") as error:
+            services(tmp_path, place, url)
+        assert "5ec2e7" not in str(error.value)
+    for url in ("http://user:pa%2Fss@host/v1", "http://user:p@ss@host/v1", "https://host/%40me/v1"):
+        services(tmp_path, place, url)
+
+
+def test_what_pydantic_says_quotes_no_password() -> None:
+    for url in UNREADABLE:
+        with pytest.raises(ValueError, match="has an `@` behind") as error:
+            CaptionerSettings.model_validate({"model": "a", "endpoint": {"url": url, "api_key": "5ec2e7"}})
+        assert "5ec2e7" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", UNREADABLE[:-1])
+def test_what_is_shown_of_a_url_has_no_password_however_it_is_written(url: str) -> None:
+    assert "5ec2e7" not in without_password(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:pw@host:1/v1", "http://host:1/v1"),
+        ("http://me:p@w@host/v1", "http://host/v1"),
+        ("me:pw@host:1234", "host:1234"),
+        ("https://host/v1", "https://host/v1"),
+        ("host", "host"),
+    ],
+)
+def test_urls_without_their_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+@pytest.mark.parametrize("name", ["api_key", "API_Key", "Authorization", "token", "key", "x-api-key"])
+def test_a_credential_among_the_fields_of_a_request_is_refused_and_not_shown(name: str) -> None:
+    given = {"model": "a", "endpoint": {"url": "http://host/v1", "body": {"top_k": 3, name: "5ec2e7"}}}
+    with pytest.raises(ValueError, match=rf"`{name}` looks like a credential.*`endpoint: api_key: ") as error:
+        CaptionerSettings.model_validate(given)
+    assert "5ec2e7" not in str(error.value)
+
+
+def test_other_fields_of_a_request_are_taken() -> None:
+    body = {
+        "max_tokens": None,
+        "max_completion_tokens": 100,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    endpoint = {"url": "http://host/v1", "body": body}
+    settings = CaptionerSettings.model_validate({"model": "a", "endpoint": endpoint})
+    assert settings.effects()["endpoint"]["body"] == body

@@ -33,6 +33,11 @@ class CaptionModel(ABC):
         """Names the model and its version: with another one, images are captioned anew."""
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether `caption` keeps all cores of this machine busy."""
+        return False
+
+    @property
     def batch_size(self) -> int:
         """Images that `caption` gets at once, at most."""
         return 16
@@ -83,4 +88,4 @@ class CaptionModel(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most models hold nothing that must be given back
-        """Gives back what the model took: connections, memory of the device."""
+        """Gives back what the model took, connections for example; a run then asks for nothing but `facts`."""

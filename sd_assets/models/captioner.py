@@ -1,8 +1,8 @@
 """Captions of pictures, by any image-to-text model of transformers."""
 
+import contextlib
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from sd_assets.errors import ErrorCode, ModelError, RowError
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.models.cleaning import ARTEFACTS, Cleaner
 from sd_assets.models.devices import pick_batch_size
-from sd_assets.models.hub import HubCommit, folder_digest, hub_commit, hub_file, is_folder
+from sd_assets.models.hub import HubCommit, NoSuchFileError, folder_digest, hub_commit, hub_file, is_folder
 from sd_assets.models.loading import Lane, LazyModel
 from sd_assets.models.running import Batches
 from sd_assets.settings import CaptionerSettings, CaptionSettings, numbered_names
@@ -23,7 +23,6 @@ from sd_assets.views.text import one_line
 
 if TYPE_CHECKING:  # torch, which costs seconds
     from sd_assets.models.captioning.families import Family
-    from sd_assets.models.captioning.generation import Processor, Rows
 
 # An encoder gains nothing from large batches once they fill the device, and on a CPU loses its caches by them.
 _ENCODED = {"on_cpu": 4, "on_80_gib": 64}
@@ -76,8 +75,9 @@ class Captioner(LazyModel[_Parts], CaptionModel):
     Nothing is loaded before `load()`. Weights come as safetensors only, and code of a model's repository is run only where
     `trust_remote_code` says so.
 
-    Pictures are encoded in small batches and captioned in large ones, which finished captions leave. A picture has the same
-    caption in every batch, up to what the last bits of the model's numbers decide.
+    Pictures are encoded in small batches and captioned in large ones, which finished captions leave. On one machine's CPU, in
+    float32, a picture has the same caption in every batch. On a GPU, in half precision, or where a lack of memory has made
+    batches smaller, the model's numbers differ in their last bits, which may turn a word where two are about equally likely.
 
     Args:
         settings: which model, what captions, the batch size.
@@ -118,9 +118,11 @@ class Captioner(LazyModel[_Parts], CaptionModel):
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
-        """What of the settings changes the captions of every variant."""
+        """What of the settings changes the captions of every variant; a precision only if one is asked for."""
+        asked = {} if self.precision_asked == "auto" else {"precision": self.precision_asked}
         return {
             "model": self.identity,
+            **asked,
             "own_code": self.settings.trust_remote_code,
             "artefacts": list(self._artefacts) if self.settings.clean else None,
         }
@@ -166,7 +168,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         return Picture(inputs, _digest(image) if samples else b"")
 
     def caption(self, inputs: Sequence[Picture], variant: str) -> list[str | RowError]:
-        """Captions of pictures: the same picture has the same caption, whatever else is there.
+        """Captions of pictures, each as if it were alone, as far as the class says.
 
         Args:
             inputs: what `preprocess` gave.
@@ -247,11 +249,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
             "max_new_tokens": settings.max_new_tokens,
             "do_sample": False,
             "num_beams": settings.num_beams,
-            "logits_processor": [
-                not_finite,
-                *self._extra_processors(pictures, rows),
-                *sampling(settings, rows, keys),
-            ],
+            "logits_processor": [not_finite, *sampling(settings, rows, keys)],
         }
         if settings.min_new_tokens:
             options["min_new_tokens"] = settings.min_new_tokens
@@ -266,15 +264,6 @@ class Captioner(LazyModel[_Parts], CaptionModel):
             nowhere if bad else [self._text(family, row) for row in tokens[first : first + returned]]
             for bad, first in zip(not_finite.found.tolist(), range(0, len(tokens), returned), strict=True)
         ]
-
-    def _extra_processors(self, pictures: Sequence[Picture], rows: "Rows") -> Sequence["Processor"]:
-        """For a subclass: what else changes the decoder's scores at each step, before a token is chosen.
-
-        Args:
-            pictures: of the batch, with copies of the last where it was filled up.
-            rows: which of them the rows of the scores are, at each step.
-        """
-        return ()
 
     def _text(self, family: "Family", tokens: Sequence[int]) -> str:
         caption = family.text(tokens)
@@ -312,20 +301,22 @@ class Captioner(LazyModel[_Parts], CaptionModel):
             raise ModelError(f"{self._where} is not a model of transformers: the folder holds no config.json")
         return path
 
-    def _load(self, device: str, precision: str) -> _Parts:
-        own_code = self.settings.trust_remote_code
-        if (
-            own_code
-            and self._folder is None
-            and not re.fullmatch(r"[0-9a-f]{40}", self.settings.revision or "")
-        ):
-            raise ModelError(
-                f"{self._where}: `trust_remote_code` runs code of its repository: give the commit that you have read as "
-                "`revision`, all 40 digits of it"
-            )
-        from sd_assets.models.captioning.checkpoint import check_kind, load_family
+    def _files(self, names: Sequence[str]) -> Iterator[Path]:
+        """Those of the model's small files that there are."""
+        for name in names:
+            if self._folder is None:
+                with contextlib.suppress(NoSuchFileError):
+                    yield hub_file(self._commit, name, self._where)
+            elif (path := self._folder / name).is_file():
+                yield path
 
+    def _load(self, device: str, precision: str) -> _Parts:
+        from sd_assets.models.captioning.checkpoint import NAME_CODE, check_code, check_kind, load_family
+
+        own_code = self.settings.trust_remote_code
         check_kind(self._config_file(), self._where, own_code=own_code)
+        if own_code:
+            check_code(self._files(NAME_CODE), self._where)
         source = str(self._folder) if self._folder is not None else self._model
         # Pinned to the commit; from the cache alone where the Hub does not answer, or every file costs a time-out.
         pinned: dict[str, Any] = {"trust_remote_code": own_code}
@@ -343,7 +334,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
             encoding=Batches(min(encoded, size), device, fill=min(encoded, size)),
             # Each beam is a row.
             decoding={
-                beams: Batches(max(1, size // beams), device, fill=family.fill)
+                beams: Batches(_whole(max(1, size // beams), family.fill), device, fill=family.fill)
                 for beams in {variant.settings.num_beams for variant in self._variants.values()}
             },
         )
@@ -360,6 +351,11 @@ def _effects(variant: _Variant) -> dict[str, Any]:
     elif settings.num_beams > 1:
         effects["rank"] = variant.number
     return effects
+
+
+def _whole(size: int, fill: int) -> int:
+    """Down to a multiple of `fill`, or a batch would be filled up beyond its size."""
+    return size - size % fill if size > fill else size
 
 
 def _digest(image: Image.Image) -> bytes:

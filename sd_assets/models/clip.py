@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sd_assets.errors import RowError
+from sd_assets.errors import ErrorCode, RowError
 from sd_assets.models import open_clip_model, transformers_clip
 from sd_assets.models.clip_model import ClipModel
 from sd_assets.models.clip_source import ClipSource
@@ -18,12 +18,18 @@ from sd_assets.models.devices import pick_batch_size
 from sd_assets.models.loading import LazyModel
 from sd_assets.models.running import Batches
 from sd_assets.settings import ClipSettings
+from sd_assets.views.text import one_line
+
+# Items a batch: more only leave a CPU's caches, and a GPU is busy with these.
+_ON_CPU = 16
+_ON_80_GIB = 128
 
 
 @dataclass
 class _Parts:
     clip: ClipModel
-    batches: Batches
+    images: Batches
+    texts: Batches
 
 
 class ClipEncoder(LazyModel[_Parts]):
@@ -54,8 +60,8 @@ class ClipEncoder(LazyModel[_Parts]):
     @property
     def batch_size(self) -> int:
         """Images or texts a batch; known once the model is loaded, where the device decides."""
-        sizes = [parts.batches.size for parts in self._devices.values()]
-        return min(sizes) if sizes else self.settings.batch_size or 32
+        sizes = [parts.images.size for parts in self._devices.values()]
+        return min(sizes) if sizes else self.settings.batch_size or _ON_CPU
 
     @property
     def name(self) -> str:
@@ -96,38 +102,63 @@ class ClipEncoder(LazyModel[_Parts]):
             data: an image as it is encoded.
 
         Raises:
-            RowError: as `sd_assets.images.decode_rgb`.
+            RowError: as `sd_assets.images.decode_rgb`; or the model's own preprocessing fails at it.
         """
-        return np.asarray(self._loaded().clip.preprocessing.of_bytes(data))
+        preprocessing = self._loaded().clip.preprocessing
+        try:
+            return np.asarray(preprocessing.of_bytes(data))
+        except RowError:
+            raise
+        except Exception as error:
+            raise RowError(ErrorCode.MODEL_FAILED, f"the model's preprocessing: {one_line(error)}") from error
 
-    def encode_images(self, pixels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    def encode_images(
+        self, pixels: Sequence[npt.NDArray[Any]], failed: dict[int, RowError] | None = None
+    ) -> npt.NDArray[np.float32]:
         """Vectors of pictures.
 
         Args:
             pixels: what `preprocess` or `pixels` gave.
+            failed: gets the places of those at which the model fails, and why.
 
         Returns:
             [n, dim] float32, L2-normalised; where the model answers NaN, infinity or zero, or fails at it, the row is NaN.
         """
-        return self._encode(pixels, lambda clip, batch: clip.encode_images(batch))
+        return self._encode(
+            pixels, lambda parts: parts.images, lambda clip, batch: clip.encode_images(batch), failed
+        )
 
-    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def encode_texts(
+        self, texts: Sequence[str], failed: dict[int, RowError] | None = None
+    ) -> npt.NDArray[np.float32]:
         """Vectors of texts; what is longer than the model's context is cut.
 
+        Args:
+            texts: any.
+            failed: gets the places of those at which the model fails, and why.
+
         Returns:
             [n, dim] float32, L2-normalised; where the model answers NaN, infinity or zero, or fails at it, the row is NaN.
         """
-        return self._encode(texts, lambda clip, batch: clip.encode_texts(batch))
+        return self._encode(
+            texts, lambda parts: parts.texts, lambda clip, batch: clip.encode_texts(batch), failed
+        )
 
     def _encode(
-        self, items: Sequence[Any], run: Callable[[ClipModel, list[Any]], Any]
+        self,
+        items: Sequence[Any],
+        batches: Callable[[_Parts], Batches],
+        run: Callable[[ClipModel, list[Any]], Any],
+        failed: dict[int, RowError] | None,
     ) -> npt.NDArray[np.float32]:
         import torch
 
         with self._lane() as lane, torch.inference_mode():
-            rows = lane.parts.batches.run(
+            rows = batches(lane.parts).run(
                 items, lambda batch: run(lane.parts.clip, batch).float().cpu().numpy()
             )
+        if failed is not None:
+            failed.update({place: row for place, row in enumerate(rows) if isinstance(row, RowError)})
         nothing = np.full(self.dim, np.nan, np.float32)
         vectors = np.array([nothing if isinstance(row, RowError) else row for row in rows], np.float32)
         return _of_unit_length(vectors.reshape(len(items), self.dim))
@@ -140,8 +171,8 @@ class ClipEncoder(LazyModel[_Parts]):
     def _load(self, device: str, precision: str) -> _Parts:
         _ = self.dim  # says what is wrong with the name before torch is imported
         clip = self._library.load(self._source, device, precision)
-        size = self.settings.batch_size or pick_batch_size(device, on_cpu=32, on_80_gib=512)
-        return _Parts(clip, Batches(size, device))
+        size = self.settings.batch_size or pick_batch_size(device, on_cpu=_ON_CPU, on_80_gib=_ON_80_GIB)
+        return _Parts(clip, Batches(size, device), Batches(size, device))
 
 
 def _of_unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -99,7 +99,7 @@ def out_of_memory(error: BaseException) -> bool:
     # On a CPU and on mps it is only said in words.
     said = str(error)
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in said or "out of memory" in said.lower()
+        "can't allocate memory" in said or "out of memory" in said.lower() or "ALLOC_FAILED" in said
     )
 
 

@@ -21,10 +21,12 @@ class Lane(Generic[Parts]):
     Attributes:
         parts: the model and what belongs to it.
         device: where it is: `cuda:1`, `mps`, `cpu`.
+        stream: of CUDA, in which this thread's work is done.
     """
 
     parts: Parts
     device: str
+    stream: Any = None
 
 
 class LazyModel(ABC, Generic[Parts]):
@@ -97,7 +99,7 @@ class LazyModel(ABC, Generic[Parts]):
                     loaded = {device: self._load(device, precision) for device in devices}
                     for device, parts in loaded.items():
                         for _ in range(self.LANES_PER_GPU if device.startswith("cuda") else 1):
-                            self._free.put(Lane(parts, device))
+                            self._free.put(Lane(parts, device, _stream(device)))
                     self.device, self.precision = ", ".join(devices), precision
                     self._devices = loaded
         return next(iter(self._devices.values()))
@@ -111,13 +113,17 @@ class LazyModel(ABC, Generic[Parts]):
             if lane.device.startswith("cuda"):
                 import torch
 
-                stream: Any = torch.cuda.Stream(lane.device)  # type: ignore[no-untyped-call]
-                with torch.cuda.device(lane.device), torch.cuda.stream(stream):
+                with torch.cuda.device(lane.device), torch.cuda.stream(lane.stream):
                     yield lane
             else:
                 yield lane
         finally:
             self._free.put(lane)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it keeps all cores of this machine busy; known once it is loaded."""
+        return "cpu" in self._devices
 
     @abstractmethod
     def _load(self, device: str, precision: str) -> Parts:
@@ -134,3 +140,13 @@ class LazyModel(ABC, Generic[Parts]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+
+def _stream(device: str) -> Any:
+    """A stream of a GPU, in which the model that was loaded there may be used."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    torch.cuda.synchronize(device)  # what was loaded was in another stream
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -211,10 +211,12 @@ def shown_size(picture: Picture) -> Size:
 
 def normalised(levels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
     """A tensor of levels, 0 to 255, channels last, as float32 of the mean and spread that a model was trained with."""
-    floats = levels.float()  # a copy, which may be written to
-    floats -= _constant(tuple(mean), levels.device)
-    floats /= _constant(tuple(std), levels.device)
-    return floats
+    # A row of pixels at once: a CPU takes five times as long for three numbers at a time.
+    wide = levels.shape[-2]
+    floats = levels.flatten(-2).float()  # a copy, which may be written to
+    floats -= _constant(tuple(mean) * wide, levels.device)
+    floats /= _constant(tuple(std) * wide, levels.device)
+    return floats.view(levels.shape)
 
 
 @functools.lru_cache(maxsize=64)
@@ -235,7 +237,7 @@ def _resized(pixels: Pixels, size: Size, extent: tuple[float, float], filter: st
         filter: a name of `Image.Resampling`, in small letters.
     """
     if size == pixels.shape[:2] == tuple(extent):
-        return pixels
+        return pixels.copy()  # what was decoded is good until the thread decodes its next picture
     if filter not in ("bicubic", "bilinear"):
         image = Image.fromarray(np.ascontiguousarray(pixels))
         box = (0, 0, extent[1], extent[0])

@@ -17,19 +17,20 @@ FILL = 16
 class Batches:
     """Runs a function over items, a batch after the other. May be used by several threads.
 
-    A batch is filled up with copies of its last item, so that all take the same path through the kernels, and a row's bytes
-    do not depend on how many came with it. The filling is a real item, which ends its caption when that does.
+    A batch is filled up with copies of its last item, so that on a CPU all take the same path through the kernels, and a row's
+    bytes do not depend on how many came with it; on a GPU the last bits may. The filling is a real item, which ends its
+    caption when that does.
 
     Args:
         size: items a batch, at most. Halved, for good, where the device has no memory for so many.
         device: that runs out of memory.
-        fill: batches are filled up to a multiple of this.
+        fill: batches are filled up to a multiple of this, or of `size` where that is smaller.
     """
 
     def __init__(self, size: int, device: str, fill: int = FILL) -> None:
         self.size = size
         self._device = device
-        self._fill = fill
+        self._fill = min(fill, size)
         self._succeeded = False
 
     def run(

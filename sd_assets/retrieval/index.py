@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import SecretStr
 
 from sd_assets.catalog import require_secret_set, require_set
 from sd_assets.errors import ErrorCode, RetrievalError, RowError
@@ -148,9 +149,10 @@ def open_index(
     from sd_assets.retrieval.service import ServiceIndex
 
     where = f"indices.{name}"
-    urls = tuple(require_set(url, f"{where}.url") for url in settings.url)
+    for url in settings.url:  # there may be a password beside the variable that is not set
+        require_secret_set(SecretStr(url), f"{where}.url")
     require_secret_set(settings.api_key, f"{where}.api_key")
-    return ServiceIndex(name, settings.model_copy(update={"url": urls}), retrieval)
+    return ServiceIndex(name, settings, retrieval)
 
 
 def checked_queries(queries: npt.NDArray[np.float32], dim: int | None, name: str) -> npt.NDArray[np.float32]:

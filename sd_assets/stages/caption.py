@@ -13,7 +13,7 @@ from sd_assets.errors import ErrorCode, RowError
 from sd_assets.images import decode_rgb
 from sd_assets.models.caption_model import DEFAULT_VARIANT, CaptionModel
 from sd_assets.schemas import IMAGE_CAPTIONS, TableSchema
-from sd_assets.stages.stage import Refused, Stage, Work, failure, rows_of, together
+from sd_assets.stages.stage import PART_ROWS, Refused, Stage, Work, failure, rows_of, together
 from sd_assets.storage.rows import Rows
 from sd_assets.storage.staging import Judge
 from sd_assets.storage.table import Table
@@ -84,6 +84,15 @@ class CaptionStage(Stage):
             else:
                 yield self._captioned(work)
 
+    def parts(self, rows: pa.RecordBatch) -> list[int]:
+        """Never between the rows of an image, of which only the first has its bytes."""
+        identities = rows.column("image_id").to_pylist()
+        cuts: list[int] = []
+        for place in range(1, len(identities)):
+            if identities[place] != identities[place - 1] and place - (cuts or [0])[-1] >= PART_ROWS:
+                cuts.append(place)
+        return cuts
+
     def prepare(self, rows: pa.RecordBatch) -> list[Any]:
         """For each row the model's inputs, the same for all rows of an image; why it cannot be read; or None: it has a text."""
         prepared: list[Any] = []
@@ -124,6 +133,7 @@ class CaptionStage(Stage):
     def _fit_captioner(self) -> None:
         self.batch_rows = self._captioner.batch_size * len(self._captioner.variants)
         self.processors = self._captioner.lanes
+        self.on_cpu = self._captioner.on_cpu
 
     def _captioned(self, work: Work) -> Work:
         return work._replace(rows=self.process(work.rows, self.prepare(work.rows)))

@@ -46,6 +46,7 @@ class EmbedStage(Stage):
     def open(self) -> None:
         self._encoder.load()
         self.batch_rows, self.processors = self._encoder.batch_size, self._encoder.lanes
+        self.on_cpu = self._encoder.on_cpu
 
     def facts(self) -> dict[str, Any]:
         return self._encoder.facts()
@@ -59,11 +60,14 @@ class EmbedStage(Stage):
         ]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
-        found: dict[int, npt.NDArray[np.float32]] = {}
+        found: dict[int, npt.NDArray[np.float32] | RowError] = {}
         for kind, encode in ((np.ndarray, self._encoder.encode_images), (str, self._encoder.encode_texts)):
             places = [place for place, item in enumerate(prepared) if isinstance(item, kind)]
             if places:
-                found.update(zip(places, encode([prepared[place] for place in places]), strict=True))
+                failed: dict[int, RowError] = {}
+                vectors = encode([prepared[place] for place in places], failed)
+                found.update(zip(places, vectors, strict=True))
+                found.update({places[number]: error for number, error in failed.items()})
         return rows_of(
             SEED_EMBEDDINGS,
             (
@@ -78,9 +82,11 @@ class EmbedStage(Stage):
         except RowError as error:
             return error
 
-    def _result(self, prepared: Any, embedding: npt.NDArray[np.float32] | None) -> dict[str, Any]:
+    def _result(self, prepared: Any, embedding: npt.NDArray[np.float32] | RowError | None) -> dict[str, Any]:
         if embedding is None:
             return failure(prepared)
+        if isinstance(embedding, RowError):
+            return failure(embedding)
         if not np.isfinite(embedding).all():
             return failure(
                 RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN, infinity or nothing")

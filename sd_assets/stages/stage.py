@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from sd_assets.ahead import map_ahead
+from sd_assets.ahead import map_ahead, map_by_turns
 from sd_assets.errors import RowError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES
@@ -19,6 +19,8 @@ from sd_assets.storage.staging import Judge
 
 # Threads that prepare; more would hold more decoded images than they save time.
 _PREPARERS = min(os.cpu_count() or 1, 16)
+# Rows that a thread prepares at once: the first batch is ready after the time for so many, not for all of its rows.
+PART_ROWS = 16
 
 # Of these work keys the stored rows that the stage's judge refused, as far as there are any, by work key; only these
 # columns of them if some are named.
@@ -31,6 +33,24 @@ class Work(NamedTuple):
     rows: pa.RecordBatch
     keys: Sequence[bytes]
     works: Sequence[bytes]
+
+
+class _Part(NamedTuple):
+    """Some of the rows of a batch."""
+
+    work: Work
+    rows: pa.RecordBatch
+    is_last: bool
+
+
+def _joined(parts: Iterable[tuple[_Part, list[Any]]]) -> Generator[tuple[Work, list[Any]], None, None]:
+    """Batches, with what was prepared for all of their rows."""
+    held: list[Any] = []
+    for part, prepared in parts:
+        held += prepared
+        if part.is_last:
+            yield part.work, held
+            held = []
 
 
 def one_by_one(work: Work) -> Iterator[Work]:
@@ -62,6 +82,7 @@ class Stage(ABC):
         reads: input columns that change the result, besides the key.
         batch_rows: rows handed to `process` at once; must not change results. `open` may change it.
         processors: threads that call `process`, more than one where there are several devices. Likewise.
+        on_cpu: whether `process` keeps all cores busy, so that nothing is prepared meanwhile. Likewise.
         judge: which stored rows may be taken over; None: all.
     """
 
@@ -69,6 +90,7 @@ class Stage(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     batch_rows: int = 32
     processors: int = 1
+    on_cpu: bool = False
     judge: Judge | None = None
 
     @property
@@ -83,11 +105,22 @@ class Stage(ABC):
     def open(self) -> None:  # noqa: B027 - most reductions of the contract have nothing to open
         """Load what `process` needs. Called once a worker, and only if there is a row to compute."""
 
-    def prepare(self, rows: pa.RecordBatch) -> Any:
-        """The part of the work that runs ahead, in threads, while `process` has the device: decoding, resizing."""
-        return None
+    def prepare(self, rows: pa.RecordBatch) -> list[Any]:
+        """The part of the work that runs ahead, in threads, while `process` has the device: decoding, resizing.
 
-    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        Args:
+            rows: some of those that `process` then gets at once; see `parts`.
+
+        Returns:
+            for each row whatever `process` wants.
+        """
+        return [None] * len(rows)
+
+    def parts(self, rows: pa.RecordBatch) -> list[int]:
+        """Before which rows a batch may be cut for `prepare`, the first aside: a thread prepares a part."""
+        return list(range(PART_ROWS, len(rows), PART_ROWS))
+
+    def process(self, rows: pa.RecordBatch, prepared: list[Any]) -> pa.RecordBatch:
         """Rows of the table, one for each input row, in their order. What fails is a row with an error."""
         raise NotImplementedError(f"{type(self).__name__} has neither `process` nor a `run` of its own")
 
@@ -103,19 +136,28 @@ class Stage(ABC):
             refused: finds the stored rows that the judge refused.
         """
 
-        def prepared(work: Work) -> tuple[Work, Any]:
-            return work, self.prepare(work.rows)
-
-        def processed(ready: tuple[Work, Any]) -> Work:
-            work, prepared = ready
-            return work._replace(rows=self.process(work.rows, prepared))
-
-        with (
-            closing(map_ahead(prepared, missing, _PREPARERS)) as ready,
+        by_turns = self.on_cpu
+        parts = (part for work in missing for part in self._parts(work))
+        prepared = (map_by_turns if by_turns else map_ahead)(self._prepared, parts, _PREPARERS)
+        with closing(prepared), closing(_joined(prepared)) as ready:
+            if by_turns:
+                yield from map(self._processed, ready)
+                return
             # In threads of their own, so that the devices work while what they made is written.
-            closing(map_ahead(processed, ready, self.processors)) as results,
-        ):
-            yield from results
+            with closing(map_ahead(self._processed, ready, self.processors)) as results:
+                yield from results
+
+    def _parts(self, work: Work) -> Iterator[_Part]:
+        starts = [0, *self.parts(work.rows)]
+        for start, end in zip(starts, [*starts[1:], len(work.rows)], strict=True):
+            yield _Part(work, work.rows.slice(start, end - start), end == len(work.rows))
+
+    def _prepared(self, part: _Part) -> tuple[_Part, list[Any]]:
+        return part, self.prepare(part.rows)
+
+    def _processed(self, ready: tuple[Work, list[Any]]) -> Work:
+        work, prepared = ready
+        return work._replace(rows=self.process(work.rows, prepared))
 
     def facts(self) -> dict[str, Any]:
         """What the stage used (model, device), for the metadata."""

@@ -31,10 +31,10 @@ class ToyEncoder:
     def pixels(self, data: bytes) -> Any:
         return np.asarray(decode_rgb(data))
 
-    def encode_images(self, images: Sequence[Any]) -> Any:
+    def encode_images(self, images: Sequence[Any], failed: Any = None) -> Any:
         return _of_length_1([[image.mean(), 1.0] for image in images])
 
-    def encode_texts(self, texts: Sequence[str]) -> Any:
+    def encode_texts(self, texts: Sequence[str], failed: Any = None) -> Any:
         return _of_length_1([[len(text), 1.0] for text in texts])
 
 

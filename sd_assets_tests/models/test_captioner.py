@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from sd_assets.errors import CatalogError, ErrorCode, ModelError, RowError
 from sd_assets.models.captioner import Captioner
+from sd_assets.models.captioning.chat import Asked
 from sd_assets.settings import CaptionerSettings
 from sd_assets_tests.models import tiny
 
@@ -242,6 +243,15 @@ def test_a_device_with_too_little_memory_gets_smaller_batches(
     assert ours.batch_size == 16
 
 
+@pytest.mark.parametrize(("size", "beams", "pictures"), [(40, 1, 32), (70, 4, 16), (40, 4, 10), (3, 4, 1)])
+def test_a_batch_is_not_filled_up_beyond_its_size(
+    captioners: dict[str, Path], size: int, beams: int, pictures: int
+) -> None:
+    ours = captioner(captioners["blip"], batch_size=size, num_beams=beams)
+    ours.load()
+    assert ours.batch_size == pictures
+
+
 # --- variants --------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, Any] = {
@@ -342,6 +352,17 @@ def test_captions_are_cleaned(captioners: dict[str, Path], pictures: list[Image.
     assert not any({"room", "dog"} & set(caption.split()) for caption in after)
     assert raw.fingerprint_settings != cleaned.fingerprint_settings
     assert raw.variants == cleaned.variants
+
+
+def test_a_precision_that_is_asked_for_makes_captions_anew(captioners: dict[str, Path]) -> None:
+    """So that `precision: float32` mends what half precision made `not_finite`."""
+    settings = CaptionerSettings(model=str(captioners["blip"]))
+    asked = [Captioner(settings, precision=name).fingerprint_settings for name in ("float32", "bfloat16")]
+    left = Captioner(settings, precision="auto")
+    assert asked[0] != asked[1] and left.fingerprint_settings not in asked
+    before = left.fingerprint_settings
+    left.load()
+    assert left.fingerprint_settings == before  # what the device decided does not count
 
 
 def test_it_can_be_sent_to_a_worker(captioners: dict[str, Path], pictures: list[Image.Image]) -> None:
@@ -469,22 +490,60 @@ class OwnModel(BlipForConditionalGeneration):
 """
 
 
+def _with_own_code(source: Path, folder: Path, kind: str = "own") -> Path:
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    offered = {"AutoConfig": "own.OwnConfig", "AutoModelForImageTextToText": "own.OwnModel"}
+    config |= {"model_type": kind, "architectures": ["OwnModel"], "auto_map": offered}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(_OWN_CODE.replace("own", kind))
+    return folder
+
+
 def test_own_code_is_run_only_where_the_catalogue_says_so(
     captioners: dict[str, Path], pictures: list[Image.Image], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "own"
-    shutil.copytree(captioners["blip"], folder)
-    config = json.loads((folder / "config.json").read_text())
-    offered = {"AutoConfig": "own.OwnConfig", "AutoModelForImageTextToText": "own.OwnModel"}
-    config |= {"model_type": "own", "architectures": ["OwnModel"], "auto_map": offered}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "own.py").write_text(_OWN_CODE)
+    folder = _with_own_code(captioners["blip"], tmp_path / "own")
     with pytest.raises(ModelError, match=r"code of its own .* set `trust_remote_code: true`"):
         captioner(folder).load()
     trusted = captioner(folder, trust_remote_code=True)
     assert len(captions_of(trusted, pictures[:2])) == 2
-    with pytest.raises(ModelError, match=r"all 40 digits"):
-        Captioner(CaptionerSettings(model="$OWN", trust_remote_code=True)).load()
+
+
+def test_own_code_under_the_name_of_a_family(
+    captioners: dict[str, Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """It is asked through its processor: what is known of the family may not be so of it."""
+    folder = _with_own_code(captioners["blip"], tmp_path / "own", kind="florence2")
+    with pytest.raises(ModelError, match=r"in its first form.* like florence-community/Florence-2-base"):
+        captioner(folder).load()
+    trusted = captioner(folder, trust_remote_code=True)
+    assert len(captions_of(trusted, pictures[:2])) == 2
+    assert type(trusted._loaded().family) is Asked
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForImageTextToText": "org/other--own.OwnModel"}}),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "org/other--own.Text"}}}),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "org/other--images.Own"}}),
+        (
+            "processor_config.json",
+            {"image_processor": {"auto_map": {"AutoProcessor": "org/other--both.Own"}}},
+        ),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "org/other--words.Own"]}}),
+    ],
+)
+def test_code_of_another_repository_is_never_run(
+    captioners: dict[str, Path], tmp_path: Path, file: str, content: dict[str, Any]
+) -> None:
+    folder = _with_own_code(captioners["blip"], tmp_path / "own")
+    path = folder / file
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **content}))
+    with pytest.raises(ModelError, match=rf"code of another repository.* its {file} names 'org/other--"):
+        captioner(folder, trust_remote_code=True).load()
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -5,7 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd_assets.errors import CatalogError, ModelError
+from sd_assets.errors import CatalogError, ErrorCode, ModelError, RowError
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.settings import ClipSettings
 from sd_assets_tests.models import tiny
@@ -271,3 +271,37 @@ def test_no_network(settings: dict[str, str]) -> None:
         ModelError, match=r"not in the Hub's cache .* cannot be reached .* name a local folder"
     ):
         ClipEncoder(ClipSettings(**settings)).load()
+
+
+def test_a_text_at_which_the_model_fails_costs_its_own_row(
+    clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = encoder(clip_folder)
+    clip = ours._loaded().clip
+    encode = clip.encode_texts
+
+    def picky(texts: Sequence[str]) -> Any:
+        if "poison" in texts:
+            raise ValueError("no such word")
+        return encode(texts)
+
+    monkeypatch.setattr(clip, "encode_texts", picky)
+    failed: dict[int, RowError] = {}
+    vectors = ours.encode_texts(["a dog", "poison", "a cat"], failed)
+    assert np.isfinite(vectors).all(axis=1).tolist() == [True, False, True]
+    assert {place: (error.code, error.detail) for place, error in failed.items()} == {
+        1: (ErrorCode.MODEL_FAILED, "no such word")
+    }
+
+
+def test_an_image_at_which_the_model_s_preprocessing_fails_costs_its_own_row(
+    clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = encoder(clip_folder)
+    monkeypatch.setattr(
+        type(ours._loaded().clip.preprocessing), "of_bytes", lambda self, data: data.index(b"x") and None
+    )
+    with pytest.raises(RowError) as caught:
+        ours.pixels(b"")
+    assert caught.value.code == ErrorCode.MODEL_FAILED
+    assert "the model's preprocessing: " in caught.value.detail

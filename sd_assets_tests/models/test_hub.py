@@ -145,6 +145,32 @@ def test_the_revision_of_a_captioner(
         blip(revision="v9").load()
 
 
+def test_own_code_of_a_captioner_is_of_the_commit_that_was_read(
+    hub: Hub, captioners: dict[str, Path]
+) -> None:
+    files = dict(files_of(captioners["blip"]))
+    code = b"from transformers import BlipForConditionalGeneration as OwnModel"
+    config = json.loads(files["config.json"])
+
+    def push(own: str) -> str:
+        config["auto_map"] = {"AutoModelForImageTextToText": own}
+        pushed = {**files, "config.json": json.dumps(config).encode(), "modeling.py": code}
+        return hub.model(BLIP, pushed).refs["main"]
+
+    hub.model("org/other", {"modeling.py": code})
+    commit = push("org/other--modeling.OwnModel")
+    with pytest.raises(ModelError, match=r"code of another repository.* its config.json names 'org/other--"):
+        blip(trust_remote_code=True, revision=commit).load()
+    assert "org/other" not in {request.repo for request in hub.requests}
+    commit = push("modeling.OwnModel")
+    hub.requests.clear()
+    ours = blip(trust_remote_code=True, revision=commit)
+    ours.load()
+    assert ours.identity == f"org/blip@{commit}"
+    (asked,) = {request.revision for request in hub.requests if request.path == "modeling.py"}
+    assert asked == commit
+
+
 # --- who may read, and failures --------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,8 @@ class Toy(LazyModel[str]):
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
     for name in ("device", "stream"):
         monkeypatch.setattr(torch.cuda, name, lambda what: nullcontext())
 
@@ -50,16 +51,20 @@ def test_every_gpu_is_used_by_as_many_threads_as_it_serves(gpus: None) -> None:
     toy.load()
     assert toy.lanes == 4
     under_way: list[str] = []
+    streams: set[Any] = set()
     all_there = threading.Barrier(4, timeout=10)
 
     def use(_: int) -> None:
         with toy._lane() as lane:
             under_way.append(lane.device)
+            streams.add(lane.stream)
             all_there.wait()
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(use, range(4)))
-    assert sorted(under_way) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+        list(pool.map(use, range(12)))
+    assert sorted(under_way[:4]) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    # Each has a memory of its own, so they are made once.
+    assert len(streams) == 4
 
 
 def test_a_cpu_serves_one_at_a_time() -> None:

@@ -50,6 +50,7 @@ def test_nothing_is_lost_when_memory_ends(count: int, size: int, fill: int, room
     assert batches.run(range(count), machine) == [number * number for number in range(count)]
     if count:
         assert machine.sizes[-1] <= room
+        assert max(machine.sizes) < size + min(fill, size)
 
 
 def test_what_has_no_room_is_not_tried_again() -> None:

@@ -213,6 +213,23 @@ def test_patches_keep_the_proportions() -> None:
     assert ours.of_image(Image.new("RGB", (10_000, 1))).shape[0] == 8
 
 
+def test_patches_of_one_image_stay_when_the_next_is_decoded() -> None:
+    patches = preprocessing_of(transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=256))
+    files = []
+    for colour in (
+        "red",
+        "blue",
+    ):  # of the size that they are resized to: the pixels are those that were decoded
+        file = io.BytesIO()
+        Image.new("RGB", (256, 256), colour).save(file, "JPEG")
+        files.append(file.getvalue())
+    kept = patches.of_bytes(files[0])
+    assert kept.shape == (256, 256, 3)
+    before = kept.copy()
+    patches.of_bytes(files[1])
+    assert np.array_equal(kept, before)
+
+
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 

@@ -67,10 +67,10 @@ class CountingEncoder:
     def pixels(self, data: bytes) -> Any:
         return np.asarray(decode_rgb(data), np.float32)
 
-    def encode_images(self, images: Sequence[Any]) -> Any:
+    def encode_images(self, images: Sequence[Any], failed: Any = None) -> Any:
         return self._unit([[float(image.mean()), 100.0] for image in images])
 
-    def encode_texts(self, texts: Sequence[str]) -> Any:
+    def encode_texts(self, texts: Sequence[str], failed: Any = None) -> Any:
         return self._unit([[float(len(text)), 9.0] for text in texts])
 
     def _unit(self, rows: list[list[float]]) -> Any:

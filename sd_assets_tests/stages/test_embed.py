@@ -41,11 +41,11 @@ class CountingEncoder(ClipEncoder):
     def pixels(self, data: bytes) -> Vectors:
         return np.array([inspect(data).width], np.float32)
 
-    def encode_images(self, pixels: Sequence[Vectors]) -> Vectors:
+    def encode_images(self, pixels: Sequence[Vectors], failed: Any = None) -> Vectors:
         self.encoded += len(pixels)
         return np.stack(pixels)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str], failed: Any = None) -> Vectors:
         self.encoded += len(texts)
         return np.array([[len(text)] for text in texts], np.float32)
 

@@ -106,8 +106,6 @@ class Asked(Family):
 class Chat(Asked):
     """A chat model: its template wraps the prompt and the place of the picture."""
 
-    PROMPT: ClassVar[str] = DEFAULT_PROMPT
-
     def _processed(self, image: Image.Image, prompt: str | None) -> Arrays:
         text = DEFAULT_PROMPT if prompt is None else prompt
         content = [{"type": "image", "image": image}, {"type": "text", "text": text}]

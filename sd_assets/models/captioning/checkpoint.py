@@ -4,6 +4,7 @@ Here belongs what is decided by a model's files, before anything is captioned.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     AutoModelForImageTextToText,
 )
-from transformers.utils import logging
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from sd_assets.errors import ModelError
 from sd_assets.models.captioning.chat import Asked, Chat
@@ -40,6 +41,14 @@ _FAMILIES: dict[str, type[Family]] = {
 }
 # As which a repository may offer code of its own.
 _OFFERED = ("AutoModelForImageTextToText", "AutoModelForVision2Seq", "AutoModelForCausalLM")
+# The files in which a repository names code, its own or that of another one.
+NAME_CODE = (
+    "config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
 # What a model's files say of decoding: here the catalogue says it.
 _OURS_TO_SAY = (
     "max_length",
@@ -74,6 +83,11 @@ def check_kind(config_file: Path, where: str, *, own_code: bool) -> None:
     offered = _offered(config)
     if own_code and offered:
         return
+    if offered and kind == "florence2":
+        raise ModelError(
+            f"{where} is a Florence-2 in its first form, with code of its own: take the same model as transformers knows it, "
+            "like florence-community/Florence-2-base"
+        )
     if kind not in known:
         if offered and kind not in CONFIG_MAPPING:
             raise ModelError(
@@ -97,6 +111,49 @@ def check_kind(config_file: Path, where: str, *, own_code: bool) -> None:
             f"{where} is not an image-to-text model: it was saved as {', '.join(saved)}, a captioner of its "
             f"family is a {known[kind]}"
         )
+
+
+def check_code(files: Iterable[Path], where: str) -> None:
+    """Refuses a model that names code of another repository (`org/other--modeling.Model`), of which nobody pins the commit.
+
+    Args:
+        files: of the model, of those named in `NAME_CODE`.
+        where: names the model in errors.
+
+    Raises:
+        ModelError: which file names which code.
+    """
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{where}: its {file.name} is not JSON: {error}") from error
+        for name in _named_code(content):
+            if "--" in name:
+                raise ModelError(
+                    f"{where} would run code of another repository, at whatever commit that is now: its {file.name} names "
+                    f"{name!r}. Fetch it into a folder (`hf download --local-dir`), lay that code beside it once you have read "
+                    f"it, take {name.split('--')[0] + '--'!r} out of that file, and give the folder as `model`"
+                )
+
+
+def _named_code(content: Any) -> Iterator[str]:
+    """All classes that an `auto_map` names, at any depth: a processor's file holds those of its parts."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _texts(value) if key == "auto_map" else _named_code(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from _named_code(item)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """A tokenizer names two classes, one of which may be null; older files have no more than a list."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def load_family(source: str, pinned: dict[str, Any], where: str, device: str, precision: str) -> Family:
@@ -137,7 +194,9 @@ def load_family(source: str, pinned: dict[str, Any], where: str, device: str, pr
 
 
 def _family(model: Any, processor: Any) -> type[Family]:
-    if family := _FAMILIES.get(model.config.model_type):
+    # A class of the repository's own may bear the name of a family, and be built in another way.
+    own = type(model).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
+    if not own and (family := _FAMILIES.get(model.config.model_type)):
         return family
     return Chat if getattr(processor, "chat_template", None) else Asked
 

@@ -1,7 +1,7 @@
 """How each family of captioners takes pictures and prompts: BLIP, BLIP-2, GIT, Florence-2, encoders with decoders.
 
 Here belongs what differs between them. The steps of decoding are in `generation`, models that are asked through their
-processor (chat models and their like) in `chat`, how a model is found and loaded in `image_to_text`.
+processor (chat models and their like) in `chat`, how a model is found and loaded in `checkpoint`.
 """
 
 from abc import ABC, abstractmethod

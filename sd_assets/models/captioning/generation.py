@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from sd_assets.settings import CaptionSettings
 
-# As in `running`: with these numbers of rows a row's bytes do not depend on how many there are.
+# As in `running`: on a CPU, with multiples of so many rows, a row's bytes do not depend on how many there are.
 _ROWS = 16
 
 Tensor = torch.Tensor
@@ -54,7 +54,8 @@ class NotFinite(LogitsProcessor):  # type: ignore[misc]
 class Gumbel(LogitsProcessor):  # type: ignore[misc]
     """Makes the likeliest token a sample: to the log of its probability a draw of Gumbel's distribution is added.
 
-    The draw is a hash of the picture's key, the step and the token, and so does not depend on the rest of the batch.
+    The draw is a hash of the picture's key, the step and the token, and so does not depend on the rest of the batch. The
+    probabilities may, in their last bits: that turns a token where two come out about equal.
 
     Args:
         rows: of the batch.
@@ -142,7 +143,9 @@ def compacting(rows: Rows, not_finite: NotFinite) -> Callable[..., Tensor]:
         synced_gpus: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        pad = int(generation_config._pad_token_tensor)
+        # Without a token that pads, transformers takes the one that ends. Without that, nothing ends early.
+        pad = generation_config._pad_token_tensor
+        pad = 0 if pad is None else int(pad)
         captions = [input_ids]  # a column for each step, of all pictures
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         step: dict[str, Any] = {"is_first_iteration": True}

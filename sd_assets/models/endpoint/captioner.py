@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from PIL import Image
+from pydantic import SecretStr
 
 from sd_assets.catalog import require_secret_set, require_set
 from sd_assets.errors import RowError
@@ -48,9 +49,11 @@ class EndpointCaptioner(CaptionModel):
         self._settings = settings
         self._endpoint = settings.endpoint
         require_secret_set(settings.endpoint.api_key, "captioner.endpoint.api_key")
-        self._base = base_of(require_set(settings.endpoint.url, "captioner.endpoint.url"))
-        artefacts = ARTEFACTS if settings.artefacts is None else settings.artefacts
-        self._clean = Cleaner(artefacts) if settings.clean else None
+        # There may be a password beside the variable that is not set.
+        require_secret_set(SecretStr(settings.endpoint.url), "captioner.endpoint.url")
+        self._base = base_of(settings.endpoint.url)
+        self._artefacts = ARTEFACTS if settings.artefacts is None else settings.artefacts
+        self._clean = Cleaner(self._artefacts) if settings.clean else None
         self._kinds = {
             name: (variant, number)
             for variant, kind in settings.kinds.items()
@@ -84,11 +87,9 @@ class EndpointCaptioner(CaptionModel):
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
         """What changes the captions of every variant."""
-        artefacts = self._settings.artefacts
         return {
             "model": self.identity,
-            "clean": self._settings.clean,
-            "artefacts": None if artefacts is None else list(artefacts),
+            "artefacts": list(self._artefacts) if self._settings.clean else None,
             "max_side": self._endpoint.max_side,
             "quality": self._endpoint.quality,
             "body": self._endpoint.body,

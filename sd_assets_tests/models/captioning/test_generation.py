@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_assets.models.captioner import Captioner, Picture
+from sd_assets.errors import RowError
+from sd_assets.models.captioner import Captioner
 from sd_assets.models.captioning import generation
 from sd_assets.models.captioning.generation import Gumbel, NotFinite, Rows, sample_key, sampling
 from sd_assets.settings import CaptionerSettings, CaptionSettings
@@ -17,26 +18,32 @@ COMPACTING = ["blip", "blip-2", "instructblip", "git", "vit-gpt2", "florence-2"]
 END = 3  # the id of [SEP] in tiny.tokenizer
 
 
-class Lengths(Captioner):
-    """Captions of imposed lengths: picture k of a batch has k new tokens, its end included, and 1 at least."""
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Captions of imposed lengths: picture k of a batch has k new tokens, its end included, and 1 at least.
 
-    steps: list[int]
+    Returns:
+        of the latest batch, how many rows the decoder had at each step.
+    """
+    found: list[int] = []
 
-    def _extra_processors(self, pictures: Sequence[Picture], rows: Rows) -> Sequence[Any]:
-        self.steps = []
+    def imposed(settings: CaptionSettings, rows: Rows, keys: Sequence[int]) -> list[Any]:
+        found.clear()
 
         def impose(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            self.steps.append(len(scores))
-            ends = rows.places <= len(self.steps)
-            scores[:, END] = torch.where(ends, 1e9, -1e9)
+            found.append(len(scores))
+            scores[:, END] = torch.where(rows.places <= len(found), 1e9, -1e9)
             return scores
 
-        return [impose]
+        return [impose, *sampling(settings, rows, keys)]
+
+    monkeypatch.setattr(generation, "sampling", imposed)
+    return found
 
 
-def lengths(folder: Path, count: int, **settings: Any) -> Lengths:
+def captioner(folder: Path, count: int, **settings: Any) -> Captioner:
     given = {"model": str(folder), "batch_size": count, "max_new_tokens": 40, "clean": False, **settings}
-    return Lengths(CaptionerSettings(**given), precision="float32")
+    return Captioner(CaptionerSettings(**given), precision="float32")
 
 
 @pytest.mark.parametrize("family", COMPACTING)
@@ -46,29 +53,44 @@ def test_finished_captions_leave_the_batch(
     pictures: list[Image.Image],
     family: str,
     settings: dict[str, Any],
+    steps: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     many = (pictures * 5)[:32]
-    ours = lengths(captioners[family], len(many), **settings)
+    ours = captioner(captioners[family], len(many), **settings)
     inputs = [ours.preprocess(picture) for picture in many]
     captions = ours.caption(inputs, "default")
     # The last picture's caption ends at step 31; 16 of them are over after 16.
-    assert ours.steps == [32] * 15 + [16] * 16
+    assert steps == [32] * 15 + [16] * 16
     assert [len(str(caption).split()) for caption in captions][-1] > 10
     monkeypatch.setattr(generation, "CAN_COMPACT", False)
     assert ours.caption(inputs, "default") == captions
-    assert ours.steps == [32] * 31
+    assert steps == [32] * 31
 
 
 def test_a_picture_that_is_not_finite_leaves_at_once(
-    captioners: dict[str, Path], pictures: list[Image.Image]
+    captioners: dict[str, Path], pictures: list[Image.Image], steps: list[int]
 ) -> None:
-    ours = lengths(captioners["blip"], 32)
+    ours = captioner(captioners["blip"], 32)
     inputs = [ours.preprocess(picture) for picture in (pictures * 5)[:32]]
     for picture in inputs[16:]:
         picture.inputs["pixel_values"][:] = float("nan")
     ours.caption(inputs, "default")
-    assert ours.steps == [32] + [16] * 14
+    assert steps == [32] + [16] * 14
+
+
+def test_a_model_without_a_token_that_pads_or_ends(
+    captioners: dict[str, Path], pictures: list[Image.Image]
+) -> None:
+    ours = captioner(captioners["git"], 4, max_new_tokens=5)
+    told = ours._loaded().family.model.generation_config
+    told.eos_token_id = told.pad_token_id = None
+    inputs = [ours.preprocess(picture) for picture in pictures[:3]]
+    captions = ours.caption(inputs, "default")
+    assert all(isinstance(caption, str) for caption in captions)
+    inputs[1].inputs["pixel_values"][:] = float("nan")  # its row is filled up
+    again = ours.caption(inputs, "default")
+    assert isinstance(again[1], RowError) and (again[0], again[2]) == (captions[0], captions[2])
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sd_assets import catalog
 from sd_assets.errors import CatalogError, ErrorCode, ModelError, RowError
+from sd_assets.models.cleaning import ARTEFACTS
 from sd_assets.models.endpoint import EndpointCaptioner
 from sd_assets.models.endpoint.client import FAILED_IN_A_ROW
 from sd_assets.services import backoff
@@ -154,7 +155,8 @@ def test_captions_are_cleaned_unless_that_is_off(server: Completions, captioner:
     assert caption(captioner(clean=False)) == ["an arafed man on a sofa"]
     assert caption(captioner(artefacts=["on a sofa"])) == ["an arafed man"]
     prints = [captioner(**more).fingerprint_settings for more in ({}, {"clean": False}, {"artefacts": ["x"]})]
-    assert prints[0] != prints[1] and prints[0] != prints[2]
+    # The list that is used: an edit of ours captions anew, too, but not where nothing is cleaned.
+    assert [print_["artefacts"] for print_ in prints] == [list(ARTEFACTS), None, ["x"]]
 
 
 def test_what_changes_captions_is_known(captioner: Any) -> None:
@@ -400,6 +402,15 @@ def test_places_where_there_is_none(server: Completions, captioner: Any) -> None
 def test_urls_that_are_none(captioner: Any, url: str, message: str) -> None:
     with pytest.raises(ModelError, match=message) as error:
         captioner({"url": url})
+    assert "5ec2e7" not in str(error.value)
+
+
+def test_a_password_beside_a_variable_that_is_not_set(
+    captioner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
+    with pytest.raises(CatalogError, match="NOT_SET_ANYWHERE") as error:
+        captioner({"url": "https://me:5ec2e7@${NOT_SET_ANYWHERE}/v1"})
     assert "5ec2e7" not in str(error.value)
 
 

@@ -291,6 +291,9 @@ def test_urls_that_cannot_be(monkeypatch: pytest.MonkeyPatch, client: MakeClient
     monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
     with pytest.raises(CatalogError, match="NOT_SET_ANYWHERE"):
         client(["http://h:1", "${NOT_SET_ANYWHERE}"])
+    with pytest.raises(CatalogError, match="NOT_SET_ANYWHERE") as unset:
+        client("http://me:secret@${NOT_SET_ANYWHERE}")
+    assert "secret" not in str(unset.value)
     for url in (
         "localhost:1234",
         "me:secret@host:1234",
