@@ -16,7 +16,7 @@ from sd_assets.views.text import one_line
 
 # In open_clip's order. Only one is fetched: repositories often hold both, and those of transformers too.
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_PRECISION = {"float32": "fp32", "float16": "pure_fp16", "bfloat16": "pure_bf16"}
 
 
 class OpenClipModel(ClipModel):

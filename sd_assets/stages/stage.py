@@ -15,6 +15,7 @@ from sd_assets.ahead import map_ahead, map_by_turns
 from sd_assets.errors import RowError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.memory import kept_for_reuse
 from sd_assets.storage.staging import Judge
 
 # Threads that prepare; more would hold more decoded images than they save time.
@@ -141,7 +142,8 @@ class Stage(ABC):
         prepared = (map_by_turns if by_turns else map_ahead)(self._prepared, parts, _PREPARERS)
         with closing(prepared), closing(_joined(prepared)) as ready:
             if by_turns:
-                yield from map(self._processed, ready)
+                with kept_for_reuse():
+                    yield from map(self._processed, ready)
                 return
             # In threads of their own, so that the devices work while what they made is written.
             with closing(map_ahead(self._processed, ready, self.processors)) as results:
