@@ -45,7 +45,7 @@ class Seen:
 
         def hooked(model: LazyModel[Any], device: str, precision: str) -> Any:
             parts = load(model, device, precision)
-            tower(parts.model).register_forward_pre_hook(self._count, with_kwargs=True)
+            tower(parts).register_forward_pre_hook(self._count, with_kwargs=True)
             return parts
 
         kind._load = hooked  # type: ignore[assignment,method-assign]
@@ -55,7 +55,7 @@ class Seen:
 
     def _count(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         pixels = arguments[0] if arguments else named["pixel_values"]
-        different = {hashlib.sha256(row.tobytes()).digest() for row in pixels.cpu().numpy()}
+        different = {hashlib.sha256(row.tobytes()).digest() for row in pixels.float().cpu().numpy()}
         self.counts["calls"] += 1
         self.counts["rows"] += len(different)
         self.counts["padded_rows"] += len(pixels)
@@ -65,8 +65,8 @@ def main() -> None:
     """See the module."""
     warm_up, partition = sys.argv[1:]
     seen = {
-        "clip": Seen(ClipEncoder, lambda model: model.visual),
-        "captioner": Seen(Captioner, lambda model: model.vision_model),
+        "clip": Seen(ClipEncoder, lambda parts: parts.clip._model.visual),
+        "captioner": Seen(Captioner, lambda parts: parts.family.model.vision_model),
     }
     data = os.environ[DATA_VARIABLE]
     with tempfile.TemporaryDirectory() as thrown_away:

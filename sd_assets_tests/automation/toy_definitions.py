@@ -18,6 +18,7 @@ class ToyEncoder:
     dim = 2
     batch_size = 32
     lanes = 1
+    on_cpu = False
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
 
     def __init__(self, settings: Any) -> None:

@@ -47,8 +47,8 @@ class Work:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         for kind in (ClipEncoder, Captioner):
             patch.setattr(kind, "_load", kind._load)  # put back in the end what `Seen` puts its hooks in
-        self._clip = Seen(ClipEncoder, lambda model: model.visual)
-        self._captioner = Seen(Captioner, lambda model: model.vision_model)
+        self._clip = Seen(ClipEncoder, lambda parts: parts.clip._model.visual)
+        self._captioner = Seen(Captioner, lambda parts: parts.family.model.vision_model)
         self._asked: Counter[str] = Counter()
         self._count(patch, ClipEncoder, "encode_texts", "texts")
         self._count(patch, FaissIndex, "search", "queries")

@@ -53,6 +53,7 @@ class CountingEncoder:
     dim = 2
     batch_size = 32
     lanes = 1
+    on_cpu = False
     fingerprint_settings: dict[str, Any] = {"model": "toy"}  # noqa: RUF012
     seen = 0
 
