@@ -157,11 +157,15 @@ def test_lengths_of_captions() -> None:
 @pytest.fixture
 def contender_of(tmp_path: Path) -> Callable[[str], Contender]:
     """A contender whose `measure` has this body."""
+    numbers = itertools.count()
 
     def made(body: str) -> Contender:
-        script = tmp_path / "contender.py"
+        # A folder for each: one that has just been started may not have read its script yet.
+        folder = tmp_path / f"contender-{next(numbers)}"
+        folder.mkdir()
+        script = folder / "contender.py"
         script.write_text(_CONTENDER.format(body=body))
-        python = tmp_path / "python"
+        python = folder / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
         python.chmod(0o755)
         return Contender("model_ours", python=python, environment={"PYTHONPATH": str(PROJECT)})
