@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -554,11 +554,34 @@ class CaptionerSettings(CaptionSettings):
             "default": CaptionSettings(**{name: getattr(self, name) for name in CaptionSettings.model_fields})
         }
 
+    @property
+    def numbered(self) -> dict[str, "NumberedCaption"]:
+        """The captions of an image by name, in order."""
+        return {
+            name: NumberedCaption(kind, settings, number)
+            for kind, settings in self.kinds.items()
+            for number, name in enumerate(numbered_names(kind, settings.count))
+        }
+
     def effects(self) -> dict[str, Any]:
         """The fields that change what comes out, as JSON."""
         above = set(CaptionSettings.model_fields) if self.variants else set()
         said = self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT) | above | {"endpoint"})
         return said if self.endpoint is None else {**said, "endpoint": self.endpoint.effects()}
+
+
+class NumberedCaption(NamedTuple):
+    """One caption of an image.
+
+    Attributes:
+        kind: of caption: a name of `kinds`.
+        settings: of that kind.
+        number: which of as many as the kind has, from 0.
+    """
+
+    kind: str
+    settings: CaptionSettings
+    number: int
 
 
 def numbered_names(variant: str, count: int) -> list[str]:

@@ -13,12 +13,12 @@ from PIL import Image
 from sd_assets.catalog import require_set
 from sd_assets.errors import ErrorCode, ModelError, RowError
 from sd_assets.models.caption_model import CaptionModel
-from sd_assets.models.cleaning import ARTEFACTS, Cleaner
+from sd_assets.models.cleaning import cleaner_of
 from sd_assets.models.devices import pick_batch_size
 from sd_assets.models.hub import HubCommit, NoSuchFileError, folder_digest, hub_commit, hub_file, is_folder
 from sd_assets.models.loading import Lane, LazyModel
 from sd_assets.models.running import Batches
-from sd_assets.settings import CaptionerSettings, CaptionSettings, numbered_names
+from sd_assets.settings import CaptionerSettings, NumberedCaption
 from sd_assets.views.text import one_line
 
 if TYPE_CHECKING:  # torch, which costs seconds
@@ -44,15 +44,6 @@ class Picture:
     digest: bytes = b""
     encoded: Any = None
     beams: dict[str, list[str] | RowError] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """One caption of a picture: which kind, and which of as many as that has, from 0."""
-
-    kind: str
-    settings: CaptionSettings
-    number: int
 
 
 @dataclass
@@ -88,7 +79,8 @@ class Captioner(LazyModel[_Parts], CaptionModel):
     def __init__(self, settings: CaptionerSettings, *, device: str = "auto", precision: str = "auto") -> None:
         super().__init__(device, precision)
         self.settings = settings
-        self._clean = Cleaner(self._artefacts) if settings.clean else None
+        self._clean = cleaner_of(settings)
+        self._variants = settings.numbered
 
     @cached_property
     def identity(self) -> str:
@@ -119,24 +111,11 @@ class Captioner(LazyModel[_Parts], CaptionModel):
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
         """What of the settings changes the captions of every variant; a precision only if one is asked for."""
-        asked = {} if self.precision_asked == "auto" else {"precision": self.precision_asked}
         return {
             "model": self.identity,
-            **asked,
+            **self._precision_asked,
             "own_code": self.settings.trust_remote_code,
-            "artefacts": list(self._artefacts) if self.settings.clean else None,
-        }
-
-    @property
-    def _artefacts(self) -> Sequence[str]:
-        return ARTEFACTS if self.settings.artefacts is None else self.settings.artefacts
-
-    @cached_property
-    def _variants(self) -> dict[str, _Variant]:
-        return {
-            name: _Variant(kind, settings, number)
-            for kind, settings in self.settings.kinds.items()
-            for number, name in enumerate(numbered_names(kind, settings.count))
+            "artefacts": self._clean.artefacts if self._clean else None,
         }
 
     @cached_property
@@ -210,7 +189,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         return [item.to(lane.device) if hasattr(item, "to") else item for item in encoded]
 
     def _decode(
-        self, lane: Lane[_Parts], pictures: Sequence[Picture], encoded: Sequence[Any], asked: _Variant
+        self, lane: Lane[_Parts], pictures: Sequence[Picture], encoded: Sequence[Any], asked: NumberedCaption
     ) -> list[list[str] | RowError]:
         """The captions of each picture: one, or the best of its beams."""
         found: list[Any] = list(encoded)
@@ -228,7 +207,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         return found
 
     def _texts(
-        self, lane: Lane[_Parts], batch: Sequence[tuple[Picture, Any]], asked: _Variant
+        self, lane: Lane[_Parts], batch: Sequence[tuple[Picture, Any]], asked: NumberedCaption
     ) -> list[list[str] | RowError]:
         """One call of the decoder."""
         from sd_assets.models.captioning.generation import (
@@ -340,7 +319,7 @@ class Captioner(LazyModel[_Parts], CaptionModel):
         )
 
 
-def _effects(variant: _Variant) -> dict[str, Any]:
+def _effects(variant: NumberedCaption) -> dict[str, Any]:
     """What changes a caption: settings that have no part in it do not."""
     settings = variant.settings
     effects = settings.model_dump(mode="json", exclude={"count", "seed", "top_p", "temperature"})

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from sd_assets.settings import CaptionerSettings
+
 # Words that are in no dictionary, which BLIP learned from its training texts: "an arafed man sitting on a bench".
 ARTEFACTS: Final = (
     "araf",
@@ -30,9 +32,13 @@ class Cleaner:
 
     Args:
         artefacts: words and phrases, in whatever case.
+
+    Attributes:
+        artefacts: likewise.
     """
 
     def __init__(self, artefacts: Sequence[str] = ARTEFACTS) -> None:
+        self.artefacts = list(artefacts)
         # The longest first, or of "arafed man" only "arafed" would be found.
         words = sorted((" ".join(text.split()) for text in artefacts), key=len, reverse=True)
         alternatives = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words if word)
@@ -52,6 +58,13 @@ class Cleaner:
         for part in parts:
             left = _joined(left.rstrip(), part.lstrip())
         return left
+
+
+def cleaner_of(settings: CaptionerSettings) -> Cleaner | None:
+    """What cleans the captions of a captioner, if they are to be cleaned."""
+    if not settings.clean:
+        return None
+    return Cleaner(ARTEFACTS if settings.artefacts is None else settings.artefacts)
 
 
 def _said_once(words: list[str]) -> list[str]:

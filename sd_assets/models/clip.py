@@ -70,8 +70,7 @@ class ClipEncoder(LazyModel[_Parts]):
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
         """What of the settings changes the result; a precision only if one is asked for."""
-        asked = {} if self.precision_asked == "auto" else {"precision": self.precision_asked}
-        return {"model": self.identity, **asked}
+        return {"model": self.identity, **self._precision_asked}
 
     @cached_property
     def dim(self) -> int:

@@ -55,9 +55,9 @@ class LazyModel(ABC, Generic[Parts]):
         self._lock = threading.Lock()
 
     @property
-    def precision_asked(self) -> str:
-        """`auto`, or what was asked for."""
-        return self._asked[1]
+    def _precision_asked(self) -> dict[str, str]:
+        """For what changes results: the precision, if one was asked for; that of a device is none."""
+        return {} if self._asked[1] == "auto" else {"precision": self._asked[1]}
 
     @property
     @abstractmethod

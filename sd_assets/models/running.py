@@ -56,13 +56,13 @@ class Batches:
         """Results of the first of the items, one at least."""
         failed: Exception
         try:
-            results = list(function(self._filled(items)))[: len(items)]
+            results = function(self._filled(items))
         except Exception as error:
             # Outside of `except` nothing holds on to the tensors of the failed batch.
             failed = error.with_traceback(None)
         else:
             self._succeeded = True
-            return list(results)
+            return list(results[: len(items)])
         if out_of_memory(failed):
             free_memory(self._device)
             # What was really tried may be less than the size, or more: a partition's last batch, a filling.

@@ -2,12 +2,11 @@
 
 import json
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from sd_assets.retrieval.layout import write_index
+from sd_assets_tests.quiet_server import QuietServer
 
 DIM = 8
 ROWS = 60
@@ -109,15 +109,6 @@ def backend(
         yield state
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away in the middle are what some tests are about."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @contextmanager
 def serving(state: Backend, port: int = 0) -> Iterator[Backend]:
     """The backend behind a URL of its own, which it then knows; afterwards nobody listens there, and no connection is left."""
@@ -163,7 +154,7 @@ def serving(state: Backend, port: int = 0) -> Iterator[Backend]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = _Server(("127.0.0.1", port), Handler)
+    server = QuietServer(("127.0.0.1", port), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from sd_assets.catalog import require_secret_set, require_set
 from sd_assets.errors import RowError
 from sd_assets.models.caption_model import CaptionModel
-from sd_assets.models.cleaning import ARTEFACTS, Cleaner
+from sd_assets.models.cleaning import cleaner_of
 from sd_assets.models.endpoint.client import EndpointClient, base_of
 from sd_assets.models.endpoint.protocol import data_url
-from sd_assets.settings import CaptionerSettings, CaptionSettings, numbered_names, without_password
+from sd_assets.settings import CaptionerSettings, NumberedCaption, without_password
 
 
 @dataclass
@@ -52,13 +52,8 @@ class EndpointCaptioner(CaptionModel):
         # There may be a password beside the variable that is not set.
         require_secret_set(SecretStr(settings.endpoint.url), "captioner.endpoint.url")
         self._base = base_of(settings.endpoint.url)
-        self._artefacts = ARTEFACTS if settings.artefacts is None else settings.artefacts
-        self._clean = Cleaner(self._artefacts) if settings.clean else None
-        self._kinds = {
-            name: (variant, number)
-            for variant, kind in settings.kinds.items()
-            for number, name in enumerate(numbered_names(variant, kind.count))
-        }
+        self._clean = cleaner_of(settings)
+        self._variants = settings.numbered
         self._counts: Counter[str] = Counter()
         self._opening = threading.Lock()
         self._client: EndpointClient | None = None
@@ -80,16 +75,14 @@ class EndpointCaptioner(CaptionModel):
 
     @cached_property
     def variants(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: _effects(self._settings.kinds[kind], number) for name, (kind, number) in self._kinds.items()
-        }
+        return {name: _effects(variant) for name, variant in self._variants.items()}
 
     @property
     def fingerprint_settings(self) -> dict[str, Any]:
         """What changes the captions of every variant."""
         return {
             "model": self.identity,
-            "artefacts": list(self._artefacts) if self._settings.clean else None,
+            "artefacts": self._clean.artefacts if self._clean else None,
             "max_side": self._endpoint.max_side,
             "quality": self._endpoint.quality,
             "body": self._endpoint.body,
@@ -119,13 +112,12 @@ class EndpointCaptioner(CaptionModel):
             ModelError: the endpoint fails every picture, or will fail every one.
             RuntimeError: it was closed meanwhile.
         """
-        name, number = self._kinds[variant]
-        kind = self._settings.kinds[name]
+        asked = self._variants[variant]
         client = self._opened()
         for picture in inputs:
-            if name not in picture.captions:
-                picture.captions[name] = client.captions(picture.url, kind)
-        return [self._cleaned(picture.captions[name][number]) for picture in inputs]
+            if asked.kind not in picture.captions:
+                picture.captions[asked.kind] = client.captions(picture.url, asked.settings)
+        return [self._cleaned(picture.captions[asked.kind][asked.number]) for picture in inputs]
 
     def close(self) -> None:
         """Give up what is under way, and close the connections."""
@@ -147,7 +139,8 @@ class EndpointCaptioner(CaptionModel):
             return self._client
 
 
-def _effects(kind: CaptionSettings, number: int) -> dict[str, Any]:
+def _effects(variant: NumberedCaption) -> dict[str, Any]:
     """What changes a caption: not how many others there are of its kind, nor a seed of which nothing is drawn."""
+    kind = variant.settings
     effects = kind.model_dump(mode="json", exclude={"count", "num_beams", "seed"})
-    return {**effects, "seed": kind.seed, "number": number} if kind.samples else effects
+    return {**effects, "seed": kind.seed, "number": variant.number} if kind.samples else effects

@@ -2,17 +2,18 @@
 
 import io
 import json
-import sys
 import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from PIL import Image
+
+from sd_assets_tests.quiet_server import QuietServer
 
 MODEL = "org/vlm"
 KEY = "sk-only-for-the-tests-of-captions"
@@ -118,15 +119,6 @@ def _error(status: int, message: str) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, "type": "BadRequestError", "code": status}}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away in the middle are what some tests are about."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @contextmanager
 def serving(state: Completions) -> Iterator[Completions]:
     """The server behind a URL of its own, which it then knows."""
@@ -174,7 +166,7 @@ def serving(state: Completions) -> Iterator[Completions]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02})
     thread.start()
