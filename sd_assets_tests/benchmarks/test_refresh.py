@@ -41,7 +41,8 @@ def test_the_models_see_what_is_new_and_nothing_else(tmp_path: Path) -> None:
     assert last["model_calls_unchanged"] == 0
     # One seed, to be embedded and to be captioned.
     assert last["model_rows_one_percent"] == last["new_rows_one_percent"] == 2
-    assert last["shards_rewritten_one_row"] == 1
+    # That of the new row and that of the image it found: one, unless a key among the last rows ends a shard. Keys hold the port.
+    assert last["shards_rewritten_one_row"] in (1, 2)
     detail = json.loads(detail_line.removeprefix("detail "))
     models = detail["full"]["models"]
     assert models["clip"] == {"calls": 2, "rows": 30, "padded_rows": 32}
