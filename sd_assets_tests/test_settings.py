@@ -1,5 +1,6 @@
 """The limits of the checks: their defaults, how an entry's go over the shared ones, and mistakes in them; secrets of services."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,14 @@ def test_urls_without_their_password(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["api_key", "API_Key", "Authorization", "token", "key", "x-api-key"])
-def test_a_credential_among_the_fields_of_a_request_is_refused_and_not_shown(name: str) -> None:
-    given = {"model": "a", "endpoint": {"url": "http://host/v1", "body": {"top_k": 3, name: "5ec2e7"}}}
+@pytest.mark.parametrize(
+    "wrap", [lambda fields: fields, lambda fields: {"extra": [fields]}], ids=["", "deep"]
+)
+def test_a_credential_among_the_fields_of_a_request_is_refused_and_not_shown(
+    name: str, wrap: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    body = wrap({"top_k": 3, name: "5ec2e7"})
+    given = {"model": "a", "endpoint": {"url": "http://host/v1", "body": body}}
     with pytest.raises(ValueError, match=rf"`{name}` looks like a credential.*`endpoint: api_key: ") as error:
         CaptionerSettings.model_validate(given)
     assert "5ec2e7" not in str(error.value)
@@ -204,6 +211,7 @@ def test_other_fields_of_a_request_are_taken() -> None:
         "max_tokens": None,
         "max_completion_tokens": 100,
         "chat_template_kwargs": {"enable_thinking": False},
+        "guided_json": {"properties": {"key": {"type": "string"}}},
     }
     endpoint = {"url": "http://host/v1", "body": body}
     settings = CaptionerSettings.model_validate({"model": "a", "endpoint": endpoint})

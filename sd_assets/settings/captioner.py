@@ -1,13 +1,13 @@
 """Which model captions the images, here or behind an endpoint, and what its captions are like."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from sd_assets.settings.base import Settings, Texts
-from sd_assets.settings.services import _CREDENTIALS, ServiceSettings, ServiceUrl, without_password
+from sd_assets.settings.services import CREDENTIALS, ServiceSettings, ServiceUrl, without_password
 
 
 class EndpointSettings(ServiceSettings):
@@ -34,8 +34,8 @@ class EndpointSettings(ServiceSettings):
     @field_validator("body")
     @classmethod
     def _has_no_credentials(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if name.strip().lower() in _CREDENTIALS:
+        for name in _texts_of(value):
+            if name.strip().lower() in CREDENTIALS:
                 raise ValueError(
                     f"the field `{name}` looks like a credential, and what stands in `body` is recorded and shown: give it as "
                     "`endpoint: api_key: ${API_KEY}`, with the `api_key_header` that it is to be sent in"
@@ -104,6 +104,18 @@ class CaptionSettings(Settings):
             raise ValueError(
                 f"`count` is {self.count}, but {self.num_beams} beams have {self.num_beams} captions: raise `num_beams`"
             )
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """The names of all texts and numbers in JSON, however deep: what a JSON schema calls `key` is neither."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts_of(inner)
+            if isinstance(inner, str | int | float):
+                yield str(name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_of(inner)
 
 
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]

@@ -9,7 +9,7 @@ from sd_assets.settings.base import Settings
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|")
 # Fields of a request that would be a credential: there is `api_key` for it, which is kept nowhere.
-_CREDENTIALS = frozenset(
+CREDENTIALS = frozenset(
     {
         "access_token",
         "api-key",
