@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIP_RETRIEVAL := .venv-clip-retrieval
 DEMO_SEED ?= 0
+# Tests run in so many processes, a file of tests in one of them.
+TEST_PROCESSES ?= 2
+PYTEST = -m pytest -n $(TEST_PROCESSES) --dist loadfile
 export DAGSTER_HOME := $(CURDIR)
 export SD_ASSETS_DEMO := $(CURDIR)/.demo/world-$(DEMO_SEED)
 
@@ -18,7 +21,7 @@ PORT ?= 3000
 setup: $(VENV)/.installed
 setup-clip-retrieval: $(CLIP_RETRIEVAL)/.installed
 
-$(VENV)/.installed: EXTRAS := dev
+$(VENV)/.installed: EXTRAS := dev,consumers
 $(VENV)/.installed: CONSTRAINTS := constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 $(CLIP_RETRIEVAL)/.installed: EXTRAS := clip-retrieval,dev
@@ -46,12 +49,12 @@ index: setup
 	@$(BIN)/python -m sd_assets index $(INDEX)
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 # clip-retrieval brings old versions of much; these parts of ours are to work beside it.
 test-clip-retrieval: setup-clip-retrieval
 	$(CLIP_RETRIEVAL)/bin/dg check defs --use-active-venv
-	$(CLIP_RETRIEVAL)/bin/python -m pytest sd_assets_tests/retrieval sd_assets_tests/storage
+	$(CLIP_RETRIEVAL)/bin/python $(PYTEST) sd_assets_tests/retrieval sd_assets_tests/storage
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
 """One script per figure that the README quotes: `python -m benchmarks.NAME` prints one JSON line last.
 
-These are `download`, `load`, `memory`, `models`, `refresh` and `retrieval`; the other modules are what they are made of.
+These are `curation`, `download`, `load`, `memory`, `models`, `refresh`, `report` and `retrieval`; the other modules are what they are made of.
 """

@@ -171,8 +171,9 @@ class Refreshes:
             for number, part in enumerate(self._parts):
                 write_part(self._source, number, part)
             full = self._run("full")
-            # Or the hooks are not where all rows pass.
-            if seen(full, "rows") != 2 * rows + web:
+            # Or the hooks are not where all rows pass. Retrieved images are captioned, and embedded as images of the dataset; seeds,
+            # too, and before that as queries.
+            if seen(full, "rows") != 3 * rows + 2 * web:
                 raise RuntimeError(f"{rows} seeds and {web} retrieved images, and the models saw {full}")
             unchanged, hashed = [], []
             for _ in range(self._options.samples):
@@ -200,8 +201,8 @@ class Refreshes:
         start = {"front": 0, "middle": len(part) // 2, "end": len(part)}[place]
         part[start:start] = new
         write_part(self._source, number, part)
-        # Each new seed is to be embedded and captioned; what it retrieves is there.
-        return {**self._run(f"{count} at the {place}"), "new_rows": 2 * count}
+        # Each new seed is to be embedded, captioned, and embedded as an image of the dataset; what it retrieves is there.
+        return {**self._run(f"{count} at the {place}"), "new_rows": 3 * count}
 
     def _run(self, what: str) -> Measured:
         # What was written before is not to be written back meanwhile.

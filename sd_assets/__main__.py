@@ -1,5 +1,5 @@
 """`python -m sd_assets`: what one does from a terminal. `build` makes a seed dataset, `index` a kNN index, `tables` lists what there is, `verify` reads
-it again; `--help` after each says more.
+it again, `trace` says where an image comes from; `--help` after each says more.
 """
 
 import argparse
@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_tables.set_defaults(run=tables)
     of_verify = commands.add_parser("verify", help="read every version that is kept, and compare checksums")
     of_verify.set_defaults(run=verify)
+    of_trace = commands.add_parser("trace", help="say where an image comes from, and what became of it")
+    of_trace.add_argument("partition", help="an entry of the catalogue")
+    of_trace.add_argument("image_id", help="as text_image_pairs, exports and reports have it")
+    of_trace.add_argument("--json", action="store_true", help="as JSON, for programs")
+    of_trace.set_defaults(run=trace)
     for command in (of_tables, of_verify):
         command.add_argument("asset", nargs="?", help="only this table")
         command.add_argument("--partition", help="only this partition")
@@ -105,6 +110,17 @@ def verify(options: argparse.Namespace) -> int:
         print(f"note: {note}")
     print(f"{faults} faults under {store.files.uri}" if faults else f"all is well under {store.files.uri}")
     return 1 if faults else 0
+
+
+def trace(options: argparse.Namespace) -> int:
+    """Say where an image comes from. Raises SdAssetsError."""
+    from sd_assets.provenance import told
+    from sd_assets.provenance import trace as traced
+    from sd_assets.resources.storage import StorageResource
+
+    found = traced(StorageResource().store(), options.partition, options.image_id)
+    print(json.dumps(found.as_json(), indent=1) if options.json else "\n".join(told(found)))
+    return 0
 
 
 def _print_partition(partition: "Partition") -> None:

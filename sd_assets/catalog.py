@@ -23,13 +23,18 @@ from sd_assets.settings import (
     BlockedSettings,
     ClipSettings,
     FaissIndexSettings,
+    FolderSource,
     IndexSettings,
+    ParquetSource,
     PartitionCorpus,
     RetrievalSettings,
+    ScoreModelSettings,
+    ScoreSettings,
     SeedDataset,
     ServiceIndexSettings,
     Settings,
     UrlsSource,
+    WebDatasetSource,
     blocked_host,
     blocked_image,
     blocked_url,
@@ -85,6 +90,11 @@ class Catalog(Settings):
             "retrieval": {**entry.retrieval.effects(), "index_definition": index.effects()},
             "download": entry.download.effects(),
             "captioner": entry.captioner.effects(),
+            "scores": entry.scores.effects(),
+            "near_duplicates": entry.near_duplicates.effects(),
+            "curation": entry.curation.effects(),
+            "exports": entry.exports.effects(),
+            "push_to_hub": entry.push_to_hub.effects() if entry.push_to_hub else {},
             "blocked": self.blocked.effects(),
         }
 
@@ -229,6 +239,7 @@ def _entries(
         own += _lines(where, [mistake for mistake in wrong if mistake not in shared])
         if entry is not None:
             entries[name] = _resolved_entry(entry, base)
+    own += _wrong_against(entries, sections["seed_datasets"])
     mistakes += [*_lines("defaults", shared), *own]
     if not sections["seed_datasets"]:
         mistakes.append("seed_datasets: there is no entry; one entry is one partition")
@@ -364,6 +375,24 @@ def _wrong_as_a_whole(merged: Mapping[str, Any], indices: Iterable[str]) -> Iter
             "retrieval.index",
             f"there is no index {name!r} under `indices:`; there are: {listed}{did_you_mean(name, map(str, indices))}",
         )
+
+
+def _wrong_against(entries: Mapping[str, SeedDataset], known: Iterable[str]) -> Iterator[str]:
+    """Of `near_duplicates.against`: entries that are not there, and circles, in which every image would lose to another."""
+    names = {name: {*entry.near_duplicates.against} - {name} for name, entry in entries.items()}
+    for name, others in names.items():
+        where = f"seed_datasets.{name}.near_duplicates.against"
+        for other in sorted(others.difference(known)):
+            listed = ", ".join(map(str, known))
+            hint = did_you_mean(other, map(str, known))
+            yield f"{where}: there is no seed dataset {other!r}; there are: {listed}{hint}"
+        reached, todo = set[str](), [*others]
+        while todo:
+            if (other := todo.pop()) not in reached:
+                reached.add(other)
+                todo += names.get(other, ())
+        if name in reached:
+            yield f"{where}: it leads back to {name}, so that images of both would lose to each other: take one of the names away"
 
 
 def _unknown_partition(
@@ -515,7 +544,25 @@ def _resolved_entry(entry: SeedDataset, base: Path) -> SeedDataset:
     if entry.prompts and entry.prompts.file:
         update["prompts"] = entry.prompts.model_copy(update={"file": _resolve(base, entry.prompts.file)})
     update["clip"] = _resolved_clip(entry.clip, base)
+    if entry.exports.path is not None and not entry.exports.path.startswith("s3://"):
+        update["exports"] = entry.exports.model_copy(update={"path": _resolve(base, entry.exports.path)})
     captioner = entry.captioner.model
     if entry.captioner.endpoint is None and _is_local(captioner, base):
         update["captioner"] = entry.captioner.model_copy(update={"model": _resolve(base, captioner)})
+    keep_out = entry.near_duplicates.keep_out
+    if isinstance(keep_out, FolderSource | ParquetSource | WebDatasetSource):
+        kept_out = keep_out.model_copy(update={"path": _resolve(base, keep_out.path)})
+        update["near_duplicates"] = entry.near_duplicates.model_copy(update={"keep_out": kept_out})
+    update["scores"] = _resolved_scores(entry.scores, base)
     return entry.model_copy(update=update)
+
+
+def _resolved_scores(scores: ScoreSettings, base: Path) -> ScoreSettings:
+    def resolved(model: ScoreModelSettings | None) -> ScoreModelSettings | None:
+        if model is not None and model.head is not None and model.hub_file is None:
+            return model.model_copy(update={"head": _resolve(base, model.head)})
+        if model is not None and model.model is not None and _is_local(model.model, base):
+            return model.model_copy(update={"model": _resolve(base, model.model)})
+        return model
+
+    return ScoreSettings(aesthetic=resolved(scores.aesthetic), nsfw=resolved(scores.nsfw))

@@ -10,12 +10,23 @@ from typing import Any
 
 import dagster as dg
 
+from sd_assets.assets.aesthetic_scores import aesthetic_scores
+from sd_assets.assets.alignment_scores import alignment_scores
 from sd_assets.assets.catalog_entry import catalog_entry
 from sd_assets.assets.common import INDICES, SEEDS
+from sd_assets.assets.curated_pairs import curated_pairs, curated_pairs_of
+from sd_assets.assets.dataset_report import dataset_report
 from sd_assets.assets.downloaded_images import downloaded_images
+from sd_assets.assets.exports import exports
+from sd_assets.assets.held_out_images import held_out_images
+from sd_assets.assets.hub_dataset import hub_dataset
 from sd_assets.assets.hub_revision import hub_revision
 from sd_assets.assets.image_captions import image_captions
+from sd_assets.assets.image_embeddings import image_embeddings
+from sd_assets.assets.image_quality import image_quality
 from sd_assets.assets.knn_index import knn_index
+from sd_assets.assets.near_duplicates import near_duplicates
+from sd_assets.assets.nsfw_scores import nsfw_scores
 from sd_assets.assets.retrieval_hits import retrieval_hits
 from sd_assets.assets.retrieved_image_urls import retrieved_image_urls
 from sd_assets.assets.seed_embeddings import seed_embeddings
@@ -28,7 +39,7 @@ from sd_assets.automation.sensors import catalog_edits, hub_revisions
 from sd_assets.checks.tables import CHECKS
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
-from sd_assets.resources.models import CaptionerResource, ClipResource
+from sd_assets.resources.models import CaptionerResource, ClipResource, ScoreModelResource
 from sd_assets.resources.storage import ParquetIOManager, StorageResource
 
 ASSETS = [
@@ -40,7 +51,18 @@ ASSETS = [
     downloaded_images,
     image_captions,
     text_image_pairs,
+    image_embeddings,
+    image_quality,
+    alignment_scores,
+    aesthetic_scores,
+    nsfw_scores,
+    held_out_images,
+    near_duplicates,
+    curated_pairs,
 ]
+
+# What others open: folders made of the tables, and no tables themselves.
+OUTPUTS: Sequence[dg.AssetsDefinition] = [exports, dataset_report, hub_dataset]
 
 # A process a step, as Dagster does it; but forked, where the system can, from one that has imported this module, instead of
 # importing it anew: seconds a step. Models are loaded by the steps, so that no device is shared; the one thread there, that
@@ -57,20 +79,25 @@ def build_definitions(
     *,
     assets: Sequence[dg.AssetsDefinition] = (),
     asset_checks: Sequence[dg.AssetChecksDefinition] = (),
+    scorers: Sequence[dg.AssetsDefinition] = (),
 ) -> dg.Definitions:
     """All definitions.
 
     Args:
-        resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `compute`, `parquet`), what
+        resource_overrides: by resource key (`catalog`, `storage`, `clip`, `captioner`, `score_models`, `compute`, `parquet`), what
             is to be used instead of ours. `compute` and `parquet` take the `storage` given here, if one is, and `parquet`
             the `catalog`.
         assets: further assets; one with the key of one of ours takes its place. Those with `SEEDS` as their partitions
             belong to the job `build_dataset`.
         asset_checks: further checks.
+        scorers: further assets whose tables have a row for each pair, by `image_id`, with a score in the column that is called as
+            the asset is: `curation:` of the catalogue may ask for it as for ours.
 
     Raises:
-        ValueError: an asset that takes the place of ours has other partitions.
+        ValueError: an asset that takes the place of ours has other partitions; a scorer has, too, or a name that is taken.
     """
+    assets = [*scorers, *assets]
+    with_scorers = curated_pairs_of(scorers) if scorers else curated_pairs
     replaced = {key for asset in assets for key in asset.keys}
     for asset in assets:
         if asset.keys & {ours.key for ours in ASSETS} and asset.partitions_def != SEEDS:
@@ -85,7 +112,8 @@ def build_definitions(
     of_datasets = [
         catalog_entry,
         hub_revision,
-        *(ours for ours in ASSETS if ours.key not in replaced),
+        *(with_scorers if ours is curated_pairs else ours for ours in ASSETS if ours.key not in replaced),
+        *(ours for ours in OUTPUTS if not ours.keys & replaced),
         *(asset for asset in assets if knn_index.key not in asset.keys),
     ]
     of_indices = next((asset for asset in assets if knn_index.key in asset.keys), knn_index)
@@ -97,6 +125,7 @@ def build_definitions(
         "storage": storage,
         "clip": ClipResource(),
         "captioner": CaptionerResource(),
+        "score_models": ScoreModelResource(),
         "compute": ComputeResource(storage=storage),
         "parquet": ParquetIOManager(storage=storage, catalog=catalog),
         **overrides,

@@ -95,6 +95,14 @@ class RetrievalError(SdAssetsError):
     """A kNN index cannot be opened, reached, or does not fit the queries."""
 
 
+class ExportError(SdAssetsError):
+    """The curated pairs cannot be written in the layout asked for."""
+
+
+class HubError(SdAssetsError):
+    """A dataset of the Hub cannot be written."""
+
+
 class TableError(SdAssetsError):
     """A table breaks its contract: schema, keys, row conservation, or a commit that somebody else won."""
 

@@ -239,6 +239,8 @@ TEXT_IMAGE_PAIRS = table(
         pa.field("image", pa.binary()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),  # of what came, before it was resized; a seed's are its own
+        pa.field("original_height", pa.int32()),
         pa.field("captions", pa.list_(pa.string())),
         pa.field("text", pa.string()),  # the seed's own text, or the corpus's alt text
         pa.field("origin", pa.string()),
@@ -248,6 +250,123 @@ TEXT_IMAGE_PAIRS = table(
         pa.field("query_ids", pa.list_(pa.string())),
     ],
     images=True,
+)
+
+# --- what text_image_pairs are judged by; each has a row for each of its images ---------------------------------------
+
+IMAGE_EMBEDDINGS = table(
+    "image_embeddings",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("embedding", pa.list_(pa.float32())),  # of the entry's CLIP, L2-normalised
+        pa.field("model", pa.string()),
+    ],
+)
+
+IMAGE_QUALITY = table(
+    "image_quality",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        # The shorter side, px: of what came, or of what is kept if that is smaller.
+        pa.field("resolution", pa.int32()),
+        pa.field("aspect_ratio", pa.float32()),  # the longer side over the shorter, of what came
+        # Of what is kept; `sd_assets.measures` has the formulas.
+        pa.field("sharpness", pa.float32()),  # 0 to 1, the more the sharper
+        pa.field("blockiness", pa.float32()),  # of JPEG's 8 x 8 blocks, levels of 255: the more the coarser
+        pa.field("flat_border", pa.float32()),  # share of the area, 0 to 1
+        pa.field("perceptual_hash", pa.string()),  # 64 bits, hex
+    ],
+)
+
+ALIGNMENT_SCORES = table(
+    "alignment_scores",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        # CLIP's cosine with each of the captions, in their order.
+        pa.field("alignments", pa.list_(pa.float32())),
+        pa.field("alignment", pa.float32()),  # the least of them
+        pa.field("model", pa.string()),
+    ],
+)
+
+AESTHETIC_SCORES = table(
+    "aesthetic_scores",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("aesthetic", pa.float32()),
+        pa.field("model", pa.string()),
+    ],
+)
+
+NSFW_SCORES = table(
+    "nsfw_scores",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("nsfw", pa.float32()),  # 0 to 1
+        pa.field("model", pa.string()),
+    ],
+)
+
+# Not of the pairs: what near-duplicates of images that must not be trained on are found by.
+HELD_OUT_IMAGES = table(
+    "held_out_images",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("embedding", pa.list_(pa.float32())),  # see IMAGE_EMBEDDINGS
+        pa.field("model", pa.string()),
+        pa.field("perceptual_hash", pa.string()),  # see IMAGE_QUALITY
+        pa.field("source", pa.string()),  # see SEED_IMAGES
+        pa.field("source_revision", pa.string()),
+        pa.field("source_row", pa.int64()),
+    ],
+    bookkeeping=["source", "source_revision", "source_row"],
+)
+
+NEAR_DUPLICATES = table(
+    "near_duplicates",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        # Of images that are near-duplicates of each other the least image_id names them all; alone, the image's own.
+        pa.field("cluster", pa.string()),
+        pa.field("cluster_size", pa.int32()),
+        pa.field("nearest", pa.string()),  # image_id of the member that is nearest; null: alone
+        pa.field("hash_distance", pa.int32()),  # to it, bits of the perceptual hashes
+        pa.field("cosine", pa.float32()),  # to it, of the embeddings
+        pa.field("held_out", pa.list_(pa.string())),  # images to keep out that it nearly is, by file or row
+        pa.field("elsewhere", pa.list_(pa.string())),  # likewise of other partitions: `partition/image_id`
+    ],
+)
+
+OWN_SCORE = pa.struct([pa.field("score", pa.string()), pa.field("value", pa.float32())])
+
+CURATED_PAIRS = table(
+    "curated_pairs",
+    ["image_id"],
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("keep", pa.bool_()),
+        pa.field("reasons", pa.list_(pa.string())),  # against it: all of them; `sd_assets.curation`
+        pa.field("split", pa.string()),  # train or validation; null: not kept
+        pa.field("cluster", pa.string()),
+        # Each may be null: not known, or not asked for.
+        pa.field("resolution", pa.int32()),
+        pa.field("aspect_ratio", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+        pa.field("blockiness", pa.float32()),
+        pa.field("flat_border", pa.float32()),
+        pa.field("alignment", pa.float32()),
+        pa.field("similarity", pa.float32()),
+        pa.field("aesthetic", pa.float32()),
+        pa.field("nsfw", pa.float32()),
+        pa.field("own_scores", pa.list_(OWN_SCORE)),  # of scorers of a user's own, by name
+    ],
 )
 
 # In the order in which they are made.
@@ -260,4 +379,12 @@ TABLES = (
     DOWNLOADED_IMAGES,
     IMAGE_CAPTIONS,
     TEXT_IMAGE_PAIRS,
+    IMAGE_EMBEDDINGS,
+    IMAGE_QUALITY,
+    ALIGNMENT_SCORES,
+    AESTHETIC_SCORES,
+    NSFW_SCORES,
+    HELD_OUT_IMAGES,
+    NEAR_DUPLICATES,
+    CURATED_PAIRS,
 )

@@ -11,8 +11,10 @@ from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore
 
 
-def table_of(base: Path, schema: TableSchema, rows: Iterable[Mapping[str, Any]]) -> Table:
+def table_of(
+    base: Path, schema: TableSchema, rows: Iterable[Mapping[str, Any]], partition: str = "p"
+) -> Table:
     """A committed table that holds these rows."""
     store = TableStore(LocalFiles(base))
-    write_rows(schema, [rows_of(schema, rows)], store.area(schema.name, "p"), "run").commit()
-    return store.open(schema.name, "p")
+    write_rows(schema, [rows_of(schema, rows)], store.area(schema.name, partition), "run").commit()
+    return store.open(schema.name, partition)

@@ -53,6 +53,47 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert getattr(index, "path", None) == str(tmp_path / "index")
 
 
+def test_images_to_keep_out_are_relative_to_the_file(tmp_path: Path) -> None:
+    raw = with_entry(
+        prompts={"texts": ["a"]}, near_duplicates={"keep_out": {"kind": "folder", "path": "evaluation"}}
+    )
+    keep_out = catalog.parse(raw, tmp_path / "c.yaml").entry("logos").near_duplicates.keep_out
+    assert getattr(keep_out, "path", None) == str(tmp_path / "evaluation")
+
+
+def against(**names: list[str]) -> dict[str, Any]:
+    """Entries whose images are compared with those of others."""
+    return {
+        **GOOD,
+        "seed_datasets": {
+            name: {"prompts": {"texts": ["a"]}, "near_duplicates": {"against": others}}
+            for name, others in names.items()
+        },
+    }
+
+
+def test_other_entries_win_in_one_direction(tmp_path: Path) -> None:
+    # An entry's own name is that of defaults, which all share.
+    found = catalog.parse(against(a=["a"], b=["a"], c=["a", "b", "c"]), tmp_path / "c.yaml")
+    assert found.entry("c").near_duplicates.against == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"a": ["logo"], "logos": []},
+            r"a\.near_duplicates\.against: there is no seed dataset 'logo'.*did you mean 'logos'",
+        ),
+        ({"a": ["b"], "b": ["a"]}, r"a\.near_duplicates\.against: it leads back to a"),
+        ({"a": ["b"], "b": ["c"], "c": ["a"]}, r"b\.near_duplicates\.against: it leads back to b"),
+    ],
+)
+def test_a_mistake_in_what_wins(tmp_path: Path, entries: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(CatalogError, match=message):
+        catalog.parse(against(**entries), tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset", "urls"])
 def test_paths_of_sources_are_relative_to_the_file(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +413,23 @@ def test_what_the_twenty_are_mended_to_is_right(tmp_path: Path) -> None:
             "there are: rooms; did you mean 'rooms'",
         ),
         ({"prompts": {"texts": ["a"], "file": "${P:-p"}}, "prompts.file: a `..` that begins no variable"),
+        (
+            {"prompts": {"texts": ["a"]}, "curation": {"min": {"nsfw": 2}, "max": {"nsfw": 1}}},
+            r"curation: `min` of nsfw \(2\) is more than its `max` \(1\)",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "curation": {"min": {"sharpness": True}}},
+            "curation.min.sharpness: must be a number, got 'True'; YAML reads yes",
+        ),
+        (
+            {"prompts": {"texts": ["a"]}, "curation": {"best": ["a b"]}},
+            "curation.best.0: must be the name of a score: resolution, .*, got 'a b'",
+        ),
+        ({"prompts": {"texts": ["a"]}, "curation": {"licences": []}}, "`licences` is empty"),
+        (
+            {"prompts": {"texts": ["a"]}, "near_duplicates": {"keep_out": {"kind": "urls", "path": "x"}}},
+            "near_duplicates.keep_out: there is no kind 'urls'; allowed: 'folder', 'hub'",
+        ),
     ],
 )
 def test_a_mistake_in_an_entry(tmp_path: Path, entry: dict[str, Any], message: str) -> None:

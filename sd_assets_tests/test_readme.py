@@ -17,7 +17,9 @@ from sd_assets_tests.readme import README, blocks, section
 MODELS = [
     model
     for model in vars(settings).values()
-    if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == settings.__name__
+    if isinstance(model, type)
+    and issubclass(model, BaseModel)
+    and model.__module__.startswith(settings.__name__)
 ]
 
 

@@ -18,6 +18,11 @@ SECTIONS: Final = {
     "retrieval": "Which index is asked for how many images, and what that index is.",
     "download": "How images are judged and resized.",
     "captioner": "Which model captions the images, and how.",
+    "scores": "Which models say how beautiful an image is, and how safe to look at.",
+    "near_duplicates": "Which images are the same picture, and what they must not be like.",
+    "curation": "Which pairs are kept: thresholds, licences, hosts, caps, splits.",
+    "exports": "In which layouts the curated pairs are written.",
+    "push_to_hub": "To which dataset of the Hub they are pushed, and what its card says.",
     "blocked": "What was taken down, of all entries: how much, and a digest that changes with it.",
 }
 # Raise it when the same settings come to mean something else.

@@ -1,6 +1,6 @@
 """What all assets share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -34,6 +34,7 @@ def seed_asset(
     *,
     sections: Sequence[str] = (),
     deps: Sequence[dg.AssetKey | dg.AssetDep] = (),
+    ins: Mapping[str, dg.AssetIn] | None = None,
     kinds: frozenset[str] = frozenset(),
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
@@ -44,6 +45,7 @@ def seed_asset(
         code_version: of the stage: Dagster shows what is stale by it.
         sections: of the catalogue's entry that it reads: an edit of one shows the asset as stale.
         deps: further assets that it is made from, which it does not take as arguments.
+        ins: arguments that are assets of another name.
         kinds: of tool, besides Parquet.
         pool: that limits how many such assets run at once.
     """
@@ -52,6 +54,7 @@ def seed_asset(
         io_manager_key="parquet",
         group_name=group_name,
         deps=[*map(section_key, sections), *deps],
+        ins=ins,
         code_version=code_version,
         kinds={"parquet", *kinds},
         pool=pool,

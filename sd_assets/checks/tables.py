@@ -6,7 +6,7 @@ from typing import Final
 import dagster as dg
 
 from sd_assets.checks.common import Tables, table_checks
-from sd_assets.quality import captions, embeddings, pairs, similarities
+from sd_assets.quality import captions, curation, embeddings, pairs, similarities
 from sd_assets.quality.finding import Finding
 from sd_assets.quality.rows import FAILURES, HAS_ROWS, judge_failures, judge_presence
 from sd_assets.settings import SeedDataset
@@ -52,6 +52,41 @@ def _text_image_pairs(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
     )
 
 
+def _image_embeddings(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("image_embeddings", tables, seed)
+    yield from embeddings.judge_embeddings(tables("image_embeddings"), seed.checks)
+
+
+def _image_quality(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("image_quality", tables, seed)
+
+
+def _alignment_scores(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("alignment_scores", tables, seed)
+
+
+def _aesthetic_scores(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("aesthetic_scores", tables, seed, wanted=seed.scores.aesthetic is not None)
+
+
+def _nsfw_scores(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("nsfw_scores", tables, seed, wanted=seed.scores.nsfw is not None)
+
+
+def _held_out_images(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("held_out_images", tables, seed, wanted=seed.near_duplicates.keep_out is not None)
+
+
+def _near_duplicates(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("near_duplicates", tables, seed)
+    yield from curation.judge_clusters(tables("near_duplicates"), seed.checks)
+
+
+def _curated_pairs(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
+    yield from _rows("curated_pairs", tables, seed)
+    yield from curation.judge_kept(tables("curated_pairs"), seed.checks)
+
+
 def _rows(name: str, tables: Tables, seed: SeedDataset, *, wanted: bool = True) -> Iterator[Finding]:
     yield from judge_presence(tables(name), wanted=wanted)
     yield from _failures(name, tables, seed)
@@ -85,4 +120,14 @@ CHECKS: Final[list[dg.AssetChecksDefinition]] = [
         _image_captions,
     ),
     table_checks("text_image_pairs", (*_OF_ROWS, pairs.MATCH_CAPTIONS), _text_image_pairs),
+    table_checks(
+        "image_embeddings", (*_OF_ROWS, embeddings.FINITE, embeddings.UNIT_LENGTH), _image_embeddings
+    ),
+    table_checks("image_quality", _OF_ROWS, _image_quality),
+    table_checks("alignment_scores", _OF_ROWS, _alignment_scores),
+    table_checks("aesthetic_scores", _OF_ROWS, _aesthetic_scores),
+    table_checks("nsfw_scores", _OF_ROWS, _nsfw_scores),
+    table_checks("held_out_images", _OF_ROWS, _held_out_images),
+    table_checks("near_duplicates", (*_OF_ROWS, curation.SMALL_CLUSTERS), _near_duplicates),
+    table_checks("curated_pairs", (*_OF_ROWS, curation.ENOUGH_KEPT), _curated_pairs),
 ]

@@ -65,13 +65,19 @@ def run(world: World) -> int:
     started = time.monotonic()
     failed = build_partition(PARTITION)
     reports = last_reports(ASSET_NAMES, PARTITION)
-    folders = {asset: Path(default_base()).absolute() / asset / PARTITION for asset in ASSET_NAMES}
+    base = Path(default_base()).absolute()
+    folders = {asset: base / asset / PARTITION for asset in ASSET_NAMES}
     pairs = folders["text_image_pairs"]
     print_table(reports)
     print_failed_checks(failed)
     print(f"\nThe data set: {pairs} (every asset's Parquet is beside it)")
     print(f"Read it:      {sys.executable} -c \"import pandas; print(pandas.read_parquet('{pairs}'))\"")
-    print("Look at it:   make dev, then http://localhost:3000")
+    print(
+        f"Train on it:  {base / 'exports' / 'imagefolder' / PARTITION} (what is kept, as diffusers reads it)"
+    )
+    print(
+        f"Look at it:   {base / 'reports' / PARTITION / 'index.html'}, or make dev, then http://localhost:3000"
+    )
     print("Your own:     an entry in seed_datasets.yaml, then make build PARTITION=...; README.md says how")
     print(f"Took {time.monotonic() - started:.0f} s\n")
     stages = {

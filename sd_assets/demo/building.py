@@ -1,4 +1,4 @@
-"""Filling the folder of a new world: seeds, web, index, planted faults, truth."""
+"""Filling the folder of a new world: seeds, web, index, planted faults and flaws, truth."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image
 
 from sd_assets.demo import content, scenes
 from sd_assets.demo.faults import FAULTS, fault_url
+from sd_assets.demo.flaws import FLAWS, MISMATCHED, false_text
 from sd_assets.demo.scenes import Scene
-from sd_assets.demo.world import Array, Encoder, World
+from sd_assets.demo.world import Array, Encoder, World, WorldSpec
 from sd_assets.errors import SdAssetsError
 from sd_assets.retrieval.faiss_index import FaissIndex
 from sd_assets.retrieval.layout import write_index
@@ -26,7 +27,7 @@ _SEED_FORMATS = ("jpg", "jpg", "png", "webp", "bmp", "jpg")
 _NEAR_DUPLICATES = 0.06
 _COPIES = 0.01
 _PLANTING_ROUNDS = 4
-# A fault must be found with something to spare: another device rounds differently.
+# What is planted must be found with something to spare: another device rounds differently.
 _SPARE_RANKS = 3
 
 Progress = Callable[[str], None]
@@ -34,18 +35,19 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Seed:
-    """One seed image: its file, and the picture that the file decodes to."""
+    """One seed image: its file, and the picture that the file decodes to. `flaw`: of its text."""
 
     name: str
     scene: Scene
     data: bytes
     picture: Image.Image
     text: str | None
+    flaw: str | None
 
 
 @dataclass
 class _Page:
-    """One image of the web. `embedding` is of what the crawler saw, float32, shape (dim,)."""
+    """One image of the web. `embedding` is of what the crawler saw, float32, shape (dim,); `seed`: that is to retrieve it."""
 
     url: str
     name: str
@@ -54,6 +56,7 @@ class _Page:
     embedding: Array
     group: str
     fault: str | None = None
+    flaw: str | None = None
     seed: int | None = None
 
 
@@ -61,7 +64,7 @@ def fill_world(world: World, encoder: Encoder, progress: Progress) -> None:
     """Make everything of a world but its `world.json`, in its folder, which is empty.
 
     Raises:
-        SdAssetsError: a fault is retrieved by no seed image.
+        SdAssetsError: a fault or a flaw is retrieved by no seed image.
     """
     world.seeds_folder.mkdir()
     world.web_folder.mkdir()
@@ -76,9 +79,8 @@ def fill_world(world: World, encoder: Encoder, progress: Progress) -> None:
     _write_index(world, pages)
     _verify(world, queries, pages)
     _write_truth(world, seeds, pages)
-    progress(
-        f"the demo world is ready: {len(pages)} pages, {sum(page.fault is not None for page in pages)} of them faulty"
-    )
+    faulty, flawed = (sum(getattr(page, name) is not None for page in pages) for name in ("fault", "flaw"))
+    progress(f"the demo world is ready: {len(pages)} pages, {faulty} of them faulty, {flawed} flawed")
 
 
 def _embedded(encoder: Encoder, pictures: Sequence[Image.Image]) -> Array:
@@ -103,7 +105,12 @@ def _seed(world: World, number: int) -> _Seed:
     extension = _SEED_FORMATS[number % len(_SEED_FORMATS)]
     data = content.encoded(content.picture(scene, rng), extension, rng.randint(80, 95))
     name = f"{content.opaque_name(world.seed, f'seed:{number}')}.{extension}"
-    return _Seed(name, scene, data, _decoded(data), scenes.caption(scene) if number % 3 == 0 else None)
+    text, flaw = None, None
+    if number % 3 == 0:
+        text = scenes.caption(scene)
+    elif number % 3 == 1 and number // 3 < world.spec.flaws_per_kind:
+        text, flaw = false_text(scene, rng), MISMATCHED
+    return _Seed(name, scene, data, _decoded(data), text, flaw)
 
 
 def _write_seeds(world: World, seeds: Sequence[_Seed]) -> None:
@@ -118,7 +125,7 @@ def _write_seeds(world: World, seeds: Sequence[_Seed]) -> None:
 
 
 class _Web:
-    """Makes the pages without faults, a batch of pictures in memory at a time."""
+    """Makes the pages that are well, a batch of pictures in memory at a time."""
 
     def __init__(self, world: World, encoder: Encoder, progress: Progress) -> None:
         self._world = world
@@ -128,11 +135,13 @@ class _Web:
         self._waiting: list[tuple[_Page, Image.Image]] = []
 
     def pages(self, seeds: Sequence[_Seed]) -> list[_Page]:
-        """As many as the world has besides its faults: originals, near-duplicates, and exact copies."""
+        """As many as the world has besides what is planted: originals, near-duplicates, and exact copies."""
         spec = self._world.spec
-        total = spec.images - len(FAULTS) * spec.faults_per_kind
+        total = spec.images - len(_planted_kinds(spec))
         if total < 1:
-            raise SdAssetsError(f"a world of {spec.images} images has no room for its faults; make it larger")
+            raise SdAssetsError(
+                f"a world of {spec.images} images has no room for its faults and flaws; make it larger"
+            )
         duplicates, copies = round(total * _NEAR_DUPLICATES), round(total * _COPIES)
         shared = [seed for seed in seeds if seed.name.endswith(".jpg")][: min(3, (copies + 1) // 2)]
         originals: list[tuple[Scene, bytes]] = []
@@ -198,7 +207,13 @@ class _Web:
             self._progress(f"rendered and embedded {len(self._pages)} of {self._world.spec.images} images")
 
 
-# --- planting faults -------------------------------------------------------------------------------------------------
+# --- planting faults and flaws ---------------------------------------------------------------------------------------
+
+
+def _planted_kinds(spec: WorldSpec) -> list[str]:
+    """The kind of each page that is planted."""
+    faults = [kind for kind in FAULTS for _ in range(spec.faults_per_kind)]
+    return faults + [kind for kind in FLAWS for _ in range(spec.flaws_per_kind)]
 
 
 def _plant(
@@ -209,9 +224,9 @@ def _plant(
     queries: Array,
     pages: Sequence[_Page],
 ) -> list[_Page]:
-    """The faulty pages, spread evenly over the seed images; each shows the scene of one, and is among what it retrieves."""
-    kinds = [kind for kind in FAULTS for _ in range(world.spec.faults_per_kind)]
-    progress(f"planting {len(kinds)} faults of {len(FAULTS)} kinds")
+    """The faulty and flawed pages, spread evenly over the seed images; each shows the scene of one, which retrieves it."""
+    kinds = _planted_kinds(world.spec)
+    progress(f"planting {len(kinds)} faults and flaws of {len(set(kinds))} kinds")
     order = list(range(len(seeds)))
     scenes.world_rng(world.seed, "plants").shuffle(order)
     owners = [order[number % len(order)] for number in range(len(kinds))]
@@ -221,7 +236,7 @@ def _plant(
         seen = [_seen(world, number, seeds[owners[number]], round_) for number in missing]
         embeddings = _embedded(encoder, seen)
         for number, picture, embedding in zip(missing, seen, embeddings, strict=True):
-            page = _faulty(world, number, kinds[number], seeds[owners[number]].scene, picture, embedding)
+            page = _planted(world, number, kinds[number], seeds[owners[number]].scene, picture, embedding)
             page.seed = owners[number]
             planted[number : number + 1] = [page]  # appends in the first round, replaces later
         everything = np.stack([page.embedding for page in [*pages, *planted]])
@@ -249,30 +264,40 @@ def _seen(world: World, number: int, seed: _Seed, round_: int) -> Image.Image:
     return seed.picture
 
 
-def _faulty(
+def _planted(
     world: World, number: int, kind: str, scene: Scene, picture: Image.Image, embedding: Array
 ) -> _Page:
+    """A page that is no longer what the crawler saw: a fault, or a photograph of the same furniture, with a flaw."""
     rng = scenes.world_rng(world.seed, f"fault:{number}")
-    extension = FAULTS[kind].extension
     stem = content.opaque_name(world.seed, f"fault:{number}")
-    now = scenes.render(scene, (660, 220), rng) if kind == "elongated" else picture
+    if kind in FLAWS:
+        scene = content.rearranged(scene, rng)
+        now, extension = FLAWS[kind].spoil(content.picture(scene, rng), rng), "jpg"
+        url = f"{world.base_url}/{stem}.{extension}"
+    else:
+        now = scenes.render(scene, (660, 220), rng) if kind == "elongated" else picture
+        extension = FAULTS[kind].extension
+        url = fault_url(kind, stem, world.port)
     data = content.encoded(now, extension, rng.randint(70, 95))
     name = f"{stem}.{extension}"
     (world.web_folder / name).write_bytes(data)
-    return _Page(
-        fault_url(kind, stem, world.port), name, scene, picture.size, embedding, image_id(data), fault=kind
-    )
+    page = _Page(url, name, scene, picture.size, embedding, image_id(data))
+    if kind in FLAWS:
+        page.flaw = kind
+    else:
+        page.fault = kind
+    return page
 
 
 def _verify(world: World, queries: Array, pages: Sequence[_Page]) -> None:
-    """Ask the index as the pipeline will. Raises `SdAssetsError` unless every fault is retrieved by a seed image."""
+    """Ask the index as the pipeline will. Raises `SdAssetsError` unless all that was planted is retrieved by a seed image."""
     answers = FaissIndex("demo world", world.index_folder).search(queries, world.spec.images_per_query)
     retrieved = set(answers.hits.column("url").to_pylist())
-    lost = [page for page in pages if page.fault is not None and page.url not in retrieved]
+    lost = [page for page in pages if page.seed is not None and page.url not in retrieved]
     if lost:
-        kinds = sorted({str(page.fault) for page in lost})
+        kinds = sorted({page.fault or page.flaw or "" for page in lost})
         raise SdAssetsError(
-            f"the demo world of seed {world.seed} is no good: {len(lost)} planted faults are retrieved by no seed image "
+            f"the demo world of seed {world.seed} is no good: {len(lost)} planted pages are retrieved by no seed image "
             f"({', '.join(kinds)}); the CLIP {world.model} does not tell its scenes apart"
         )
 
@@ -307,11 +332,15 @@ def _write_truth(world: World, seeds: Sequence[_Seed], pages: Sequence[_Page]) -
             page.url: {
                 **_truth(page.scene),
                 "fault": page.fault,
+                "flaw": page.flaw,
                 "group": page.group if counts[page.group] > 1 else None,
             }
             for page in pages
         },
-        "seeds": {seed.name: {**_truth(seed.scene), "image_id": image_id(seed.data)} for seed in seeds},
+        "seeds": {
+            seed.name: {**_truth(seed.scene), "image_id": image_id(seed.data), "flaw": seed.flaw}
+            for seed in seeds
+        },
     }
     (world.folder / "truth.json").write_text(json.dumps(truth), "utf-8")
     faults = {f"/{page.name}": page.fault for page in pages if page.fault is not None}

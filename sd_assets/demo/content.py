@@ -7,13 +7,17 @@ import io
 import random
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from sd_assets.demo import scenes
-from sd_assets.demo.scenes import Scene
+from sd_assets.demo.scenes import Item, Scene
 
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
 _ORIENTATION_TAG = 0x0112
+# A room's light, as a grid of so many by so many random levels, smoothed, which change a pixel's by at most this share.
+_LAMPS = 4
+_UNEVEN = 0.16
 
 
 def opaque_name(seed: int, part: str) -> str:
@@ -22,10 +26,27 @@ def opaque_name(seed: int, part: str) -> str:
 
 
 def picture(scene: Scene, rng: random.Random) -> Image.Image:
-    """A rendering of 256 to 384 px a side, in either orientation."""
+    """A photograph of a scene, of 256 to 384 px a side, in either orientation."""
     short, long = rng.randint(256, 320), rng.randint(256, 384)
     size = (max(short, long), min(short, long))
-    return scenes.render(scene, size if rng.random() < 0.6 else size[::-1], rng)
+    return _lit(scenes.render(scene, size if rng.random() < 0.6 else size[::-1], rng), rng)
+
+
+def rearranged(scene: Scene, rng: random.Random) -> Scene:
+    """The same furniture the other way round, in another room: a photograph of it is no duplicate of one of the scene."""
+    items = tuple(Item(item.colour, item.object, slot) for slot, item in enumerate(reversed(scene.items)))
+    wall = rng.choice([name for name in scenes.WALLS if name != scene.wall])
+    return Scene(items, wall, floor=rng.choice([name for name in scenes.FLOORS if name != scene.floor]))
+
+
+def _lit(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The picture in uneven light, as rooms have it: no wall is of one colour, and no two photographs of a room are the same."""
+    lamps = np.frombuffer(rng.randbytes(_LAMPS * _LAMPS), np.uint8).reshape(_LAMPS, _LAMPS)
+    smooth = Image.fromarray(lamps.astype(np.float32) / 127.5 - 1).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
+    light = 1 + _UNEVEN * np.asarray(smooth)[..., None]
+    return Image.fromarray((np.asarray(image) * light).clip(0, 255).astype(np.uint8))
 
 
 def encoded(image: Image.Image, extension: str, quality: int = 88, *, rotated: bool = False) -> bytes:

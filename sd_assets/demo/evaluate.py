@@ -1,20 +1,26 @@
-"""Judges a finished run of a demo partition: its Parquet against the world's truth. Nothing else opens `truth.json`."""
+"""Judges a finished run of a demo partition: its Parquet against the world's truth."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from sd_assets.demo.evaluate_curation import CurationEvaluation, evaluate_curation
 from sd_assets.demo.faults import FAULTS
-from sd_assets.demo.scenes import Pair, objects_in, pairs_in
-from sd_assets.errors import SdAssetsError
+from sd_assets.demo.scenes import objects_in, pairs_in
+from sd_assets.demo.tables import rows_of
+from sd_assets.demo.truth import Truth
 
-TABLES = ("seed_prompts", "retrieval_hits", "retrieved_image_urls", "downloaded_images", "image_captions")
+TABLES = (
+    "seed_prompts",
+    "retrieval_hits",
+    "retrieved_image_urls",
+    "downloaded_images",
+    "image_captions",
+    "curated_pairs",
+)
 """The tables that are read."""
 
 _FIRST = 10
@@ -33,6 +39,7 @@ class Evaluation:
         faults_planted: URLs, whether retrieved or not.
         faults_classified_right: URLs that have the error code of their kind.
         false_faults: URLs with an error that have no planted fault.
+        curation: of the pairs.
     """
 
     retrieval_precision_at_10: float | None
@@ -42,8 +49,9 @@ class Evaluation:
     faults_planted: int
     faults_classified_right: int
     false_faults: int
+    curation: CurationEvaluation
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON, under the names of the attributes."""
         return asdict(self)
 
@@ -72,53 +80,14 @@ def evaluate(world_folder: Path, tables: Mapping[str, Path]) -> Evaluation:
         faults_planted=len(planted),
         faults_classified_right=right,
         false_faults=sum(url not in planted for url in errors),
+        curation=evaluate_curation(truth, tables),
     )
-
-
-class Truth:
-    """What every URL shows.
-
-    Attributes:
-        pairs: URL -> the (colour, object) pairs in view.
-        groups: URL -> what it shares with its near-duplicates and copies; only URLs that have some.
-        faults: URL -> its kind of fault; only URLs that have one.
-    """
-
-    def __init__(self, world_folder: Path) -> None:
-        path = world_folder / "truth.json"
-        try:
-            images: dict[str, Any] = json.loads(path.read_text("utf-8"))["images"]
-        except (OSError, ValueError, KeyError) as error:
-            raise SdAssetsError(f"cannot read the truth of the demo world: {path}: {error}") from error
-        self.pairs: dict[str, frozenset[Pair]] = {
-            url: frozenset((colour, kind) for colour, kind in image["items"]) for url, image in images.items()
-        }
-        self.groups: dict[str, str] = {
-            url: image["group"] for url, image in images.items() if image["group"] is not None
-        }
-        self.faults: dict[str, str] = {
-            url: image["fault"] for url, image in images.items() if image["fault"] is not None
-        }
-
-
-def _rows(tables: Mapping[str, Path], name: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table, shard by shard, with only these columns."""
-    folder = tables.get(name)
-    shards = sorted(folder.glob("*.parquet")) if folder is not None else []
-    if not shards:
-        raise SdAssetsError(
-            f"there is no table {name} to judge: {folder or 'no folder given'} holds no Parquet"
-        )
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(columns=list(columns)):
-                yield from batch.to_pylist()
 
 
 def _errors(tables: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     """(URL, error code) of every URL that failed, in whichever of the two tables."""
     for name in ("retrieved_image_urls", "downloaded_images"):
-        for row in _rows(tables, name, ["url", "error"]):
+        for row in rows_of(tables, name, ["url", "error"]):
             if row["error"] is not None:
                 yield row["url"], row["error"]
 
@@ -128,10 +97,10 @@ def _precision(truth: Truth, tables: Mapping[str, Path]) -> float | None:
         return None
     wanted = {
         row["prompt_id"]: pairs_in(row["prompt"] or "")
-        for row in _rows(tables, "seed_prompts", ["prompt_id", "prompt"])
+        for row in rows_of(tables, "seed_prompts", ["prompt_id", "prompt"])
     }
     shares = []
-    for row in _rows(tables, "retrieval_hits", ["query_id", "kind", "hits"]):
+    for row in rows_of(tables, "retrieval_hits", ["query_id", "kind", "hits"]):
         pairs = wanted.get(row["query_id"])
         if row["kind"] != "text" or not pairs:
             continue
@@ -144,11 +113,11 @@ def _captions(truth: Truth, tables: Mapping[str, Path]) -> tuple[float | None, f
     """(Pair accuracy, object recall) over the generated captions of retrieved images."""
     shown = {
         row["image_id"]: truth.pairs[row["url"]]
-        for row in _rows(tables, "downloaded_images", ["url", "image_id"])
+        for row in rows_of(tables, "downloaded_images", ["url", "image_id"])
         if row["image_id"] is not None and row["url"] in truth.pairs
     }
     named = true = in_view = found = 0
-    for row in _rows(tables, "image_captions", ["image_id", "caption", "origin"]):
+    for row in rows_of(tables, "image_captions", ["image_id", "caption", "origin"]):
         pairs = shown.get(row["image_id"])
         if row["origin"] != "retrieved" or row["caption"] is None or pairs is None:
             continue

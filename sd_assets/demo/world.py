@@ -6,7 +6,7 @@ Everything but the port follows from the seed. A world's folder holds
     web/          what the loopback server (`demo.server`) serves, under opaque names
     index/        clip-retrieval's layout, over the embeddings of what a crawler saw when every page was well
     faults.json   path -> kind of fault; for the server
-    truth.json    what every image shows, and every fault; only the evaluator opens it
+    truth.json    what every image shows, every fault and every flaw; only the evaluator opens it
     world.json    seed, port, model; written last
 """
 
@@ -31,7 +31,7 @@ from PIL import Image
 from sd_assets.errors import SdAssetsError
 
 HOST = "127.0.0.1"
-FORMAT = 1
+FORMAT = 2
 """Of the folder; a world of another format is built again."""
 
 # Below the ports that systems give to outgoing connections, so that the port is still free at the next start.
@@ -65,12 +65,14 @@ class WorldSpec:
         seeds: seed images.
         images: pages of the web, faults included.
         faults_per_kind: planted faults of each kind.
-        images_per_query: of the entry that is to retrieve every fault.
+        flaws_per_kind: planted flaws of each kind; of texts at most a third of the seeds has one.
+        images_per_query: of the entry that is to retrieve every fault and flaw.
     """
 
     seeds: int = 48
     images: int = 2_000
     faults_per_kind: int = 5
+    flaws_per_kind: int = 8
     images_per_query: int = 20
 
 

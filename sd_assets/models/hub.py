@@ -41,6 +41,21 @@ def _counts(path: Path) -> bool:
     return path.suffix.lower() != ".md" and not any(part.startswith(".") for part in path.parts)
 
 
+def file_digest(file: Path, where: str) -> str:
+    """16 hex digits over the content of one file.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    try:
+        status = file.stat()
+        return _file_digest(str(file), status.st_size, status.st_mtime_ns)[:16]
+    except OSError as error:
+        raise ModelError(
+            f"{where}: {file} cannot be read ({error.strerror}): give the file that holds its weights"
+        ) from error
+
+
 @lru_cache(maxsize=1024)
 def _file_digest(path: str, size: int, modified: int) -> str:
     """Sha256 of a file. Weights are gigabytes: read them again only when size or time of change differ."""

@@ -1,4 +1,4 @@
-"""seed_embeddings: whether the vectors are numbers, of one dimension, and of length 1."""
+"""seed_embeddings and image_embeddings: whether the vectors are numbers, of one dimension, and of length 1."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,11 +1,13 @@
-"""CLIP and captioners as resources. Both load lazily: building one costs nothing."""
+"""CLIP, captioners and the models behind scores as resources. All load lazily: building one costs nothing."""
 
 import dagster as dg
 
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.models.captioner import Captioner
 from sd_assets.models.clip import ClipEncoder
-from sd_assets.settings import CaptionerSettings, ClipSettings
+from sd_assets.models.scoring.classifier import ImageClassifier
+from sd_assets.models.scoring.head import Head
+from sd_assets.settings import CaptionerSettings, ClipSettings, ScoreModelSettings
 
 
 class _ModelResource(dg.ConfigurableResource["_ModelResource"]):
@@ -38,3 +40,18 @@ class CaptionerResource(_ModelResource):
 
             return EndpointCaptioner(settings)
         return Captioner(settings, device=self.device, precision=self.precision)
+
+
+class ScoreModelResource(_ModelResource):
+    """Models that give an image a number: heads on its embedding, which take no device, and image classifiers."""
+
+    def model(self, settings: ScoreModelSettings, score: str) -> Head | ImageClassifier:
+        """The model that an entry names under `scores:`; not loaded yet.
+
+        Args:
+            settings: which.
+            score: the name of its field there.
+        """
+        if settings.head is not None:
+            return Head(settings, score)
+        return ImageClassifier(settings, score, device=self.device, precision=self.precision)

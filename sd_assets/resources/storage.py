@@ -69,7 +69,7 @@ class StorageResource(dg.ConfigurableResource["StorageResource"]):
 
     def store(self) -> TableStore:
         """The tables under the base. Raises SdAssetsError if `SD_ASSETS_KEPT_VERSIONS` is no number from 1."""
-        return TableStore(self._files(), self.kept_versions or default_kept_versions())
+        return TableStore(self.files(), self.kept_versions or default_kept_versions())
 
     def table(
         self,
@@ -92,8 +92,9 @@ class StorageResource(dg.ConfigurableResource["StorageResource"]):
         """
         return self.store().open(asset, partition, version=version, data_version=data_version)
 
-    def _files(self) -> Files:
-        base = self.base or default_base()
+    def files(self, base: str = "") -> Files:
+        """The base; or another folder, or `s3://` prefix."""
+        base = base or self.base or default_base()
         if base.startswith("s3://"):
             from dagster_aws.s3 import S3Resource
 

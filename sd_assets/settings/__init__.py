@@ -16,8 +16,10 @@ from sd_assets.settings.captioner import (
 )
 from sd_assets.settings.checks import MAX_FAILED, TOTAL, CheckSettings, FailureLimits, Share, limits_by_code
 from sd_assets.settings.clip import ClipSettings
+from sd_assets.settings.curation import LICENCE, SCORES, CurationSettings, NearDuplicateSettings
 from sd_assets.settings.download import DownloadSettings, ResizeMode, parse_allowed_address
 from sd_assets.settings.entries import NO_SEEDS, SeedDataset
+from sd_assets.settings.exports import LAYOUTS, ExportsSettings, LayoutSettings
 from sd_assets.settings.indices import (
     ClipRetrievalCorpus,
     CorpusSettings,
@@ -30,7 +32,9 @@ from sd_assets.settings.indices import (
     ServiceIndexSettings,
     parse_bytes,
 )
+from sd_assets.settings.push_to_hub import PushToHubSettings
 from sd_assets.settings.retrieval import HitFilters, KnownField, RetrievalSettings
+from sd_assets.settings.scores import ScoreModelSettings, ScoreSettings
 from sd_assets.settings.services import ServiceSettings, ServiceUrl, without_password
 from sd_assets.settings.sources import (
     FolderSource,
@@ -43,8 +47,11 @@ from sd_assets.settings.sources import (
 )
 
 __all__ = [
+    "LAYOUTS",
+    "LICENCE",
     "MAX_FAILED",
     "NO_SEEDS",
+    "SCORES",
     "TOTAL",
     "BlockedSettings",
     "CaptionSettings",
@@ -54,9 +61,11 @@ __all__ = [
     "ClipSettings",
     "CorpusSettings",
     "Cosine",
+    "CurationSettings",
     "DataCompCorpus",
     "DownloadSettings",
     "EndpointSettings",
+    "ExportsSettings",
     "FailureLimits",
     "FaissIndexSettings",
     "FolderSource",
@@ -66,14 +75,19 @@ __all__ = [
     "IndexBuildSettings",
     "IndexSettings",
     "KnownField",
+    "LayoutSettings",
+    "NearDuplicateSettings",
     "NumberedCaption",
     "ParquetCorpus",
     "ParquetSource",
     "PartitionCorpus",
     "Pixels",
     "Prompts",
+    "PushToHubSettings",
     "ResizeMode",
     "RetrievalSettings",
+    "ScoreModelSettings",
+    "ScoreSettings",
     "SeedDataset",
     "ServiceIndexSettings",
     "ServiceSettings",

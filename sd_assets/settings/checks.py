@@ -51,7 +51,10 @@ MAX_FAILED: Final[Mapping[str, Mapping[str, float]]] = {
     **{name: {TOTAL: 0.5} for name in _TABLE_NAMES},
     # A model that answers NaN for some seeds is broken for all, or runs in a precision that it cannot bear.
     "seed_embeddings": {TOTAL: 0.5, ErrorCode.NOT_FINITE: 0.01},
+    "image_embeddings": {TOTAL: 0.5, ErrorCode.NOT_FINITE: 0.01},
     "downloaded_images": {TOTAL: 0.9},
+    # An image that cannot be read is kept out of nothing.
+    "held_out_images": {TOTAL: 0.0},
 }
 
 
@@ -64,7 +67,8 @@ class CheckSettings(Settings):
     Attributes:
         max_failed: stops: by table, the share of its rows that may have failed, altogether
             (`{downloaded_images: 0.95}`) or also by error code (`{downloaded_images: {total: 0.95, timeout: 0.3}}`).
-            What is not named keeps its default: 0.5, 0.9 of downloaded_images; 0.01 for not_finite of seed_embeddings.
+            What is not named keeps its default: 0.5, 0.9 of downloaded_images; 0.01 for not_finite of both tables of embeddings; 0 of
+            held_out_images.
         norm_tolerance: stops: how far the length of an embedding may be from 1.
         max_queries_without_hits: stops: share of the queries that the index answered with nothing.
         min_median_similarity_images: stops: what the median similarity of the hits of seed images must reach. What is
@@ -77,6 +81,8 @@ class CheckSettings(Settings):
         min_caption_words: shorter captions are counted as too short. A Chinese or Japanese character counts as a word.
         max_caption_words: longer ones as too long; the text encoder of Stable Diffusion reads 75 tokens.
         max_captions_of_odd_length: share of the captions that may be too short or too long.
+        max_in_one_cluster: share of the images that may be one cluster of near-duplicates; judged from 50 images on.
+        min_kept: share of the pairs that curation is to keep.
     """
 
     max_failed: dict[Annotated[str, _known("table", _TABLE_NAMES)], FailureLimits] = Field(
@@ -92,6 +98,8 @@ class CheckSettings(Settings):
     min_caption_words: int = Field(3, ge=0)
     max_caption_words: int = Field(75, ge=1)
     max_captions_of_odd_length: Share = 0.1
+    max_in_one_cluster: Share = 0.05
+    min_kept: Share = 0.1
 
     @field_validator("max_failed")
     @classmethod

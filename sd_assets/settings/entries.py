@@ -6,8 +6,12 @@ from sd_assets.settings.base import Settings
 from sd_assets.settings.captioner import CaptionerSettings
 from sd_assets.settings.checks import CheckSettings
 from sd_assets.settings.clip import ClipSettings
+from sd_assets.settings.curation import CurationSettings, NearDuplicateSettings
 from sd_assets.settings.download import DownloadSettings
+from sd_assets.settings.exports import ExportsSettings
+from sd_assets.settings.push_to_hub import PushToHubSettings
 from sd_assets.settings.retrieval import RetrievalSettings
+from sd_assets.settings.scores import ScoreSettings
 from sd_assets.settings.sources import Prompts, Source
 
 NO_SEEDS = "a seed dataset needs `source:` (images), `prompts:`, or both"
@@ -23,6 +27,11 @@ class SeedDataset(Settings):
     captioner: CaptionerSettings = CaptionerSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     download: DownloadSettings = DownloadSettings()
+    scores: ScoreSettings = ScoreSettings()
+    near_duplicates: NearDuplicateSettings = NearDuplicateSettings()
+    curation: CurationSettings = CurationSettings()
+    exports: ExportsSettings = ExportsSettings()
+    push_to_hub: PushToHubSettings | None = None
     checks: CheckSettings = CheckSettings()
 
     @model_validator(mode="after")

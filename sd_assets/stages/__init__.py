@@ -2,6 +2,6 @@
 
 Here belongs what a row means and what makes it. What does not: the algorithms themselves (`models`, `retrieval`,
 `download`, `sources`), where the rows come from (`assets`), how a stage is run (`compute`), how rows are kept
-(`storage`). `stage.Stage` is the contract; `urls` and `pairs` are reductions, which need no model and see whole
-tables.
+(`storage`). `stage.Stage` is the contract; `urls`, `near_duplicates` and `curate` are reductions, which need no
+model and see whole tables; `pairs` joins tables, row by row.
 """

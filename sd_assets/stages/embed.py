@@ -1,6 +1,6 @@
-"""seed_embeddings: the CLIP embedding of every seed image and prompt."""
+"""seed_embeddings and image_embeddings: the CLIP embedding of every seed image and prompt, and of every image of the dataset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.models.clip import ClipEncoder
-from sd_assets.schemas import SEED_EMBEDDINGS, TableSchema
+from sd_assets.schemas import IMAGE_EMBEDDINGS, SEED_EMBEDDINGS, TableSchema
 from sd_assets.stages.stage import Stage, failure, rows_of
 from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
@@ -25,20 +25,12 @@ _QUERY_ROWS = pa.schema(
 )
 
 
-class EmbedStage(Stage):
-    """Seed images and prompts in one space. A row is an image or a prompt."""
-
-    version = "1"
-    # Our ids are hashes of what they stand for; those of a user's own seeds need not be.
-    reads = ("kind", "image", "prompt")
+class _ClipStage(Stage):
+    """What rows of a CLIP have in common."""
 
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
         self.batch_rows = encoder.batch_size
-
-    @property
-    def schema(self) -> TableSchema:
-        return SEED_EMBEDDINGS
 
     def settings(self) -> dict[str, Any]:
         return self._encoder.fingerprint_settings
@@ -51,6 +43,45 @@ class EmbedStage(Stage):
     def facts(self) -> dict[str, Any]:
         return self._encoder.facts()
 
+    def _pixels(self, image: bytes) -> npt.NDArray[Any] | RowError:
+        try:
+            return self._encoder.pixels(image)
+        except RowError as error:
+            return error
+
+    def _encoded(
+        self, prepared: Sequence[Any], kind: type, encode: Callable[..., npt.NDArray[np.float32]]
+    ) -> dict[int, npt.NDArray[np.float32] | RowError]:
+        """By place the vectors of all that is of a kind, or why there is none."""
+        places = [place for place, item in enumerate(prepared) if isinstance(item, kind)]
+        if not places:
+            return {}
+        failed: dict[int, RowError] = {}
+        vectors = encode([prepared[place] for place in places], failed)
+        return {place: failed.get(number, vectors[number]) for number, place in enumerate(places)}
+
+    def _result(self, found: npt.NDArray[np.float32] | RowError) -> dict[str, Any]:
+        """The columns of a row, of its vector or of why there is none."""
+        if isinstance(found, RowError):
+            return failure(found)
+        if not np.isfinite(found).all():
+            return failure(
+                RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN, infinity or nothing")
+            )
+        return {"embedding": found, "model": self._encoder.identity}
+
+
+class EmbedStage(_ClipStage):
+    """Seed images and prompts in one space. A row is an image or a prompt."""
+
+    version = "1"
+    # Our ids are hashes of what they stand for; those of a user's own seeds need not be.
+    reads = ("kind", "image", "prompt")
+
+    @property
+    def schema(self) -> TableSchema:
+        return SEED_EMBEDDINGS
+
     def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[Any] | str | RowError]:
         columns = (rows.column(name) for name in ("kind", "image", "prompt"))
         # `as_py` of one image at a time: of all at once they would be in memory twice.
@@ -60,38 +91,41 @@ class EmbedStage(Stage):
         ]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
-        found: dict[int, npt.NDArray[np.float32] | RowError] = {}
-        for kind, encode in ((np.ndarray, self._encoder.encode_images), (str, self._encoder.encode_texts)):
-            places = [place for place, item in enumerate(prepared) if isinstance(item, kind)]
-            if places:
-                failed: dict[int, RowError] = {}
-                vectors = encode([prepared[place] for place in places], failed)
-                found.update(zip(places, vectors, strict=True))
-                found.update({places[number]: error for number, error in failed.items()})
+        found = {
+            **self._encoded(prepared, np.ndarray, self._encoder.encode_images),
+            **self._encoded(prepared, str, self._encoder.encode_texts),
+        }
         return rows_of(
             SEED_EMBEDDINGS,
             (
-                {**row, **self._result(prepared[place], found.get(place))}
+                {**row, **self._result(found.get(place, prepared[place]))}
                 for place, row in enumerate(rows.select(["query_id", "kind"]).to_pylist())
             ),
         )
 
-    def _pixels(self, image: bytes) -> npt.NDArray[Any] | RowError:
-        try:
-            return self._encoder.pixels(image)
-        except RowError as error:
-            return error
 
-    def _result(self, prepared: Any, embedding: npt.NDArray[np.float32] | RowError | None) -> dict[str, Any]:
-        if embedding is None:
-            return failure(prepared)
-        if isinstance(embedding, RowError):
-            return failure(embedding)
-        if not np.isfinite(embedding).all():
-            return failure(
-                RowError(ErrorCode.NOT_FINITE, f"{self._encoder.identity} answered NaN, infinity or nothing")
-            )
-        return {"embedding": embedding, "model": self._encoder.identity}
+class ImageEmbedStage(_ClipStage):
+    """The images of the dataset, as they are kept."""
+
+    version = "1"
+    reads = ("image",)  # image_id is of the bytes as they came
+
+    @property
+    def schema(self) -> TableSchema:
+        return IMAGE_EMBEDDINGS
+
+    def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[Any] | RowError]:
+        return [self._pixels(image.as_py() or b"") for image in rows.column("image")]
+
+    def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
+        found = self._encoded(prepared, np.ndarray, self._encoder.encode_images)
+        return rows_of(
+            IMAGE_EMBEDDINGS,
+            (
+                {"image_id": identity, **self._result(found.get(place, prepared[place]))}
+                for place, identity in enumerate(rows.column("image_id").to_pylist())
+            ),
+        )
 
 
 def query_batches(seed_images: Table, seed_prompts: Table) -> Iterator[Rows]:

@@ -21,7 +21,7 @@ _KNOWN = pa.schema([field for field in TEXT_IMAGE_PAIRS.arrow if field.name not 
 class PairStage(Stage):
     """What is known of an image, and the image: nothing is computed, but only pairs that are new are put together."""
 
-    version = "1"
+    version = "2"
     batch_rows = _ROWS_AT_ONCE
     reads = tuple(name for name in TEXT_IMAGE_PAIRS.content if name not in ("image_id", "error"))
 
@@ -71,9 +71,14 @@ def pair_rows(
         return {**facts, **row, "text": text, "captions": captions[identity], "origin": origin}
 
     for rows in seed_images.rows([*_IMAGE_COLUMNS, "text"]):
-        yield _known(rows, (pair(row, "seed", None) for row in rows.known.to_pylist()))
+        # A seed is kept as it came.
+        seeds = (
+            {**row, "original_width": row["width"], "original_height": row["height"]}
+            for row in rows.known.to_pylist()
+        )
+        yield _known(rows, (pair(row, "seed", None) for row in seeds))
     with_urls = _WithUrls(downloaded_images, retrieved_image_urls)
-    for rows in downloaded_images.rows(["url_id", *_IMAGE_COLUMNS]):
+    for rows in downloaded_images.rows(["url_id", *_IMAGE_COLUMNS, "original_width", "original_height"]):
         yield _known(
             rows, (pair(row, "retrieved", with_urls.found(row["url_id"])) for row in rows.known.to_pylist())
         )

@@ -17,12 +17,14 @@ class Rows:
             `known` says the same.
         fetch: numbers of rows, from 0 -> their lazy columns, in the order asked for. Good until the next `Rows` of the
             same iterator is asked for.
+        sizes: bytes of each row, about, the lazy columns included; None: not known.
     """
 
     known: pa.RecordBatch
     lazy: tuple[str, ...] = ()
     digests: Sequence[bytes] | None = None
     fetch: Callable[[Sequence[int]], pa.RecordBatch] | None = None
+    sizes: Sequence[int] | None = None
 
     def take(self, places: Sequence[int]) -> pa.RecordBatch:
         """Some rows with all columns, the lazy ones last."""
@@ -60,6 +62,7 @@ class Rows:
             self.lazy,
             None if self.digests is None else [self.digests[place] for place in places],
             fetched if fetch is not None else None,
+            None if self.sizes is None else [self.sizes[place] for place in places],
         )
 
 

@@ -24,9 +24,8 @@ from sd_assets.schemas import TableSchema, is_binary
 from sd_assets.storage.digests import DIGEST_BYTES, joined, row_digests
 from sd_assets.storage.rows import as_array, as_batch
 
-# Mean and most bytes of a shard whose rows are large; of small rows, the schema says how many.
+# Mean bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
-MAX_SHARD_BYTES = 2 * SHARD_BYTES
 MAX_ROW_GROUP_BYTES = 2 * 1024 * 1024
 # Rows that are read at once where they hold no images, about.
 _ROWS_TOGETHER = 4_096
@@ -79,10 +78,15 @@ class Cutter:
 
     A row's bound is its share of a shard of mean size, by rows or by bytes, whichever is larger. So cuts depend on the
     rows next to them alone, whatever their sizes: after a row more or less they fall where they fell before.
+
+    Args:
+        mean_rows: of a shard whose rows are small; at least a quarter of it, at most four times it.
+        mean_bytes: of a shard whose rows are large; at least a quarter of it, at most twice it.
     """
 
-    def __init__(self, schema: TableSchema) -> None:
-        self._mean_rows = schema.shard_rows
+    def __init__(self, mean_rows: int, mean_bytes: int = SHARD_BYTES) -> None:
+        self._mean_rows = mean_rows
+        self._mean_bytes = mean_bytes
         self._rows = 0
         self._bytes = 0
 
@@ -90,11 +94,11 @@ class Cutter:
         """Count one more row; True if the shard ends with it."""
         self._rows += 1
         self._bytes += size
-        enough = self._rows >= self._mean_rows // 4 or self._bytes >= SHARD_BYTES // 4
+        enough = self._rows >= self._mean_rows // 4 or self._bytes >= self._mean_bytes // 4
         # Three quarters of the mean are left to chance once a quarter is there.
-        share = max(1 / self._mean_rows, size / SHARD_BYTES) * 4 / 3
+        share = max(1 / self._mean_rows, size / self._mean_bytes) * 4 / 3
         hit = enough and int.from_bytes(key[:8], "big") < share * 2**64
-        if hit or self._rows >= self._mean_rows * 4 or self._bytes >= MAX_SHARD_BYTES:
+        if hit or self._rows >= self._mean_rows * 4 or self._bytes >= self._mean_bytes * 2:
             self._rows = self._bytes = 0
             return True
         return False
@@ -213,7 +217,7 @@ class ShardFile:
         self._group: list[pa.Table] = []
         self._group_rows = 0
         self._group_bytes = 0
-        self._sink = _Pieces()
+        self._sink = Pieces()
         binary = set(payload_columns(schema.arrow))
         leaves = _leaves(schema.arrow)
         self._writer = pq.ParquetWriter(
@@ -255,7 +259,7 @@ class ShardFile:
         self._group_rows = self._group_bytes = 0
 
 
-class _Pieces(io.RawIOBase):
+class Pieces(io.RawIOBase):
     """A file in memory that does not move what it holds, as `BytesIO` does: that takes twice its size."""
 
     def __init__(self) -> None:
@@ -313,10 +317,16 @@ def parsed_index(data: bytes) -> RowIndex:
     return index
 
 
-def parsed_column(data: bytes, name: str) -> npt.NDArray[Any]:
-    """Of a file of `index_bytes` one field alone, much quicker."""
-    column = pq.ParquetFile(pa.BufferReader(data)).read(columns=[name]).column(name)
-    return np.array(_codes(column), dtype=ROW["error"]) if name == "error" else _digests(column)
+def parsed_columns(data: bytes, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Of a file of `index_bytes` some fields alone, much quicker."""
+    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(names))
+    return [_parsed_column(table.column(name), name) for name in names]
+
+
+def _parsed_column(column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
+    if name == "error":
+        return np.array(_codes(column), dtype=ROW["error"])
+    return np.asarray(column.to_numpy()) if name == "size" else _digests(column)
 
 
 def _digests(column: pa.ChunkedArray) -> npt.NDArray[np.void]:

@@ -136,7 +136,7 @@ class Staging:
         self._planned: list[RowIndex] = []
         self._next: list[RowIndex] = []
         self._looked_at = 0
-        self._cutter = Cutter(schema)
+        self._cutter = Cutter(schema.shard_rows)
         self._released_at = time.monotonic()
         use_system_allocator()
         self._lease = area.lease(run_id)

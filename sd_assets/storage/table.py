@@ -66,14 +66,15 @@ class Table:
         for shard in self.manifest.shards:
             with self._area.open_shard(shard) as file:
                 known = pq.ParquetFile(file).read(columns=others, use_threads=False)
-                digests = self._area.read_index_column(shard, "payload").tolist()
+                digests, sizes = self._area.read_index_columns(shard, "payload", "size")
 
                 def fetch(places: Sequence[int], file: pa.NativeFile = file) -> pa.RecordBatch:
                     taken = as_batch(take_rows(file, np.asarray(places, dtype=np.int64), lazy))
                     arrays = [taken.column(name).cast(pa.binary()) for name in lazy]
                     return pa.RecordBatch.from_arrays(arrays, lazy)
 
-                yield Rows(as_batch(known.replace_schema_metadata(None)), tuple(lazy), digests, fetch)
+                known = as_batch(known.replace_schema_metadata(None))
+                yield Rows(known, tuple(lazy), digests.tolist(), fetch, sizes.tolist())
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, in memory."""

@@ -23,6 +23,7 @@ _UNITS = {
     "height": " (px)",
     "original_width": " (px)",
     "original_height": " (px)",
+    "resolution": " (px)",
     "original_bytes": "",
 }
 _TEXTS = ("caption", "captions", "text", "prompt", "alt_text")

@@ -1,8 +1,9 @@
 """Texts of the web and of errors, made fit to be shown: no passwords, signatures, tokens; nothing that cannot be seen."""
 
+import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +42,16 @@ def public(text: str) -> str:
     like `password=`, or is the value of an environment variable named like `HF_TOKEN`, is replaced by `…`. A secret in the
     path of a URL is not recognised.
     """
-    for value in _secrets():
+    return publisher()(text)
+
+
+def publisher() -> Callable[[str], str]:
+    """`public`, for many texts: the environment is looked through once, now."""
+    return functools.partial(_public, _secrets())
+
+
+def _public(secrets: Sequence[str], text: str) -> str:
+    for value in secrets:
         text = text.replace(value, HIDDEN)
     if len(text) > _MAX_LENGTH:
         text = text[:_MAX_LENGTH] + HIDDEN
@@ -67,6 +77,8 @@ def public_json(value: Any) -> Any:
 
 def visible(text: str) -> str:
     """The text with a space for each control character, mark of direction, line break, and half of a surrogate pair."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in _JOINERS else " " for char in text)
 
 

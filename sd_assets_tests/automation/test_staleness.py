@@ -1,8 +1,11 @@
 """An edit of one entry of the catalogue shows that partition's affected assets, and no other, as stale."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sd_assets.assets.catalog_entry import SECTIONS, section_metadata
 from sd_assets.assets.common import section_key
@@ -36,28 +39,34 @@ def told(project: Project) -> int:
     return events() - before
 
 
-EDITS: list[tuple[dict[str, Any], str]] = [
-    ({"captioner": {"max_new_tokens": 7}}, "image_captions"),
-    ({"retrieval": {"images_per_query": 2}}, "retrieval_hits"),
-    ({"download": {"image_size": 64}}, "downloaded_images"),
-    ({"clip": {"model": "other", "pretrained": "toy"}}, "seed_embeddings"),
-    ({"prompts": {"texts": ["a chair"]}}, "seed_prompts"),
+EDITS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"captioner": {"max_new_tokens": 7}}, {"image_captions"}),
+    ({"retrieval": {"images_per_query": 2}}, {"retrieval_hits"}),
+    ({"download": {"image_size": 64}}, {"downloaded_images"}),
+    (
+        {"clip": {"model": "other", "pretrained": "toy"}},
+        {"seed_embeddings", "image_embeddings", "alignment_scores", "held_out_images"},
+    ),
+    ({"prompts": {"texts": ["a chair"]}}, {"seed_prompts"}),
 ]
 
 
 @built_first
-def test_edits_show_as_stale_where_they_count(project: Project) -> None:
+def test_edits_show_as_stale_where_they_count(project: Project, tmp_path: Path) -> None:
+    head = tmp_path / "head.safetensors"
+    save_file({"weight": torch.zeros(1, 2)}, head)
+    of_scores = ({"scores": {"aesthetic": {"head": str(head)}}}, {"aesthetic_scores", "nsfw_scores"})
     assert project.stale() == set()
     assert {partition for _, partition in project.missing()} == set(PARTITIONS) - set(BUILT)
     assert told(project) == 0
     edited = BUILT[1]
-    for edit, asset in EDITS:
+    for edit, assets in [*EDITS, of_scores]:
         project.catalog["seed_datasets"][edited].update(edit)
         project.write()
         assert told(project) == 1
-        assert project.stale() == {(asset, edited)}
+        assert project.stale() == {(asset, edited) for asset in assets}
         project.build(edited)
-        assert project.stale() == set(), asset
+        assert project.stale() == set(), edit
 
 
 @built_first

@@ -39,13 +39,14 @@ def test_the_models_see_what_is_new_and_nothing_else(tmp_path: Path) -> None:
     last = json.loads(last_line)
     assert list(last) == KEYS
     assert last["model_calls_unchanged"] == 0
-    # One seed, to be embedded and to be captioned.
-    assert last["model_rows_one_percent"] == last["new_rows_one_percent"] == 2
+    # One seed, to be embedded, to be captioned, and to be embedded as an image of the dataset.
+    assert last["model_rows_one_percent"] == last["new_rows_one_percent"] == 3
     # That of the new row and that of the image it found: one, unless a key among the last rows ends a shard. Keys hold the port.
     assert last["shards_rewritten_one_row"] in (1, 2)
     detail = json.loads(detail_line.removeprefix("detail "))
     models = detail["full"]["models"]
-    assert models["clip"] == {"calls": 2, "rows": 30, "padded_rows": 32}
+    # The seeds, then all images of the dataset.
+    assert models["clip"] == {"calls": 2 + 3, "rows": 30 + 33, "padded_rows": 32 + 48}
     assert models["captioner"] == {"calls": 9, "rows": 33, "padded_rows": 36}
     assert [run["versions"] for run in detail["unchanged"]] == [[]]
     assert set(detail["one_percent"]) == {"front"}

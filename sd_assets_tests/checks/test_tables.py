@@ -167,6 +167,37 @@ WRONG: list[tuple[str, Rows, str, str, set[str]]] = [
     ),
     ("text_image_pairs", [], "has_rows", "there is no row at all", {"pairs_match_captions"}),
     ("text_image_pairs", GOOD["text_image_pairs"][1:], "pairs_match_captions", "1 are no pair", set()),
+    (
+        "image_embeddings",
+        changed("image_embeddings", embedding=[float("nan"), 1.0]),
+        "all_finite",
+        "12 hold NaN",
+        set(),
+    ),
+    ("image_embeddings", changed("image_embeddings", embedding=[3.0, 4.0]), "unit_length", "12 of 12", set()),
+    ("image_quality", [], "has_rows", "there is no row at all", set()),
+    (
+        "alignment_scores",
+        failing("alignment_scores", 7, "not_finite"),
+        "failures_within_limits",
+        "58.3 %",
+        set(),
+    ),
+    (
+        "near_duplicates",
+        [{"image_id": f"w{number}", "cluster": "w0", "cluster_size": 60} for number in range(60)],
+        "clusters_are_small",
+        "60 of 60 images are in 1 clusters; the largest has 60, and checks.max_in_one_cluster is 5 %",
+        set(),
+    ),
+    (
+        "curated_pairs",
+        changed("curated_pairs", keep=False, reasons=["host", "low_alignment"], split=None),
+        "enough_are_kept",
+        r"0 of 12 pairs \(0 %\) are kept; against the others speak most: low_alignment 12, host 12",
+        set(),
+    ),
+    ("held_out_images", [{"error": "unreadable"}], "failures_within_limits", "100 %", set()),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The eight tables of a partition as toy assets, through the real IO manager, checks and instance."""
+"""The tables of a partition as toy assets, through the real IO manager, checks and instance."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +17,12 @@ from sd_assets.stages.stage import rows_of
 
 PARTITION = "demo_prompts"  # one of the catalogue that ships: partitions are read from there
 Rows = list[dict[str, Any]]
+
+
+def all_kept(pairs: Rows) -> Rows:
+    """Of each pair that it is kept."""
+    return [{"image_id": pair["image_id"], "keep": True, "reasons": [], "split": "train"} for pair in pairs]
+
 
 _URLS = [f"u{number}" for number in range(12)]
 _CAPTIONS = {f"w{number}": f"a picture of thing {number}" for number in range(12)}
@@ -41,6 +47,14 @@ GOOD: Mapping[str, Rows] = {
         for image, text in _CAPTIONS.items()
     ],
     "text_image_pairs": [{"image_id": image, "captions": [text]} for image, text in _CAPTIONS.items()],
+    "image_embeddings": [{"image_id": image, "embedding": [0.6, 0.8]} for image in _CAPTIONS],
+    "image_quality": [{"image_id": image, "resolution": 512, "sharpness": 0.7} for image in _CAPTIONS],
+    "alignment_scores": [{"image_id": image, "alignments": [0.3], "alignment": 0.3} for image in _CAPTIONS],
+    "aesthetic_scores": [],  # not asked for; the next likewise
+    "nsfw_scores": [],
+    "held_out_images": [],
+    "near_duplicates": [{"image_id": image, "cluster": image, "cluster_size": 1} for image in _CAPTIONS],
+    "curated_pairs": all_kept([{"image_id": image} for image in _CAPTIONS]),
 }
 
 
@@ -81,7 +95,8 @@ def definitions(
 
     Args:
         base: where tables and the catalogue go.
-        changed: tables with other rows than `GOOD`; the pairs go with the captions, unless they are given.
+        changed: tables with other rows than `GOOD`; the pairs go with the captions, and what is kept with the pairs, unless they
+            are given.
         checks: the entry's `checks:`.
         entry: the entry, instead of one with prompts.
         asset_checks: further checks.
@@ -104,6 +119,8 @@ def definitions(
     rows = {**GOOD, **(changed or {})}
     if "text_image_pairs" not in (changed or {}):
         rows["text_image_pairs"] = pairs_of(rows["image_captions"])
+    if "curated_pairs" not in (changed or {}):
+        rows["curated_pairs"] = all_kept(rows["text_image_pairs"])
     return build_definitions(
         {"storage": StorageResource(base=str(base / "data")), "catalog": CatalogResource(path=str(path))},
         assets=[toy_asset(schema, rows[schema.name], ours[schema.name].dependency_keys) for schema in TABLES],
@@ -121,7 +138,7 @@ def made(result: dg.ExecuteInProcessResult) -> set[str]:
     """The tables that were materialized."""
     names = {schema.name for schema in TABLES}
     events = result.get_asset_materialization_events()
-    return {event.asset_key.path[-1] for event in events if event.asset_key} & names
+    return {event.asset_key.to_user_string() for event in events if event.asset_key} & names
 
 
 def failed(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sd_assets.demo.world import World, WorldSpec, build_world
 
-SPEC = WorldSpec(seeds=10, images=225, faults_per_kind=1, images_per_query=20)
+SPEC = WorldSpec(seeds=10, images=225, faults_per_kind=1, flaws_per_kind=1, images_per_query=20)
 
 Array = npt.NDArray[np.float32]
 

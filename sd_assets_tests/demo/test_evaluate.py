@@ -28,6 +28,7 @@ def world(tmp_path: Path) -> Path:
             "floor": "oak",
             "fault": None,
             "group": None,
+            "flaw": None,
         }
     for i in range(8):
         images[f"http://w/bed{i}"] = {
@@ -36,6 +37,7 @@ def world(tmp_path: Path) -> Path:
             "floor": "oak",
             "fault": None,
             "group": None,
+            "flaw": None,
         }
     for kind in ("missing", "gone", "never_answers"):
         images[f"http://w/{kind}"] = {
@@ -44,6 +46,7 @@ def world(tmp_path: Path) -> Path:
             "floor": "oak",
             "fault": kind,
             "group": None,
+            "flaw": None,
         }
     folder = tmp_path / "world"
     folder.mkdir()
@@ -124,6 +127,11 @@ def tables(tmp_path: Path) -> dict[str, Path]:
                 {"image_id": f"id:{url}", "variant": "0", "caption": caption, "origin": origin}
                 for url, origin, caption in captions
             ],
+        ),
+        "curated_pairs": write(
+            base / "curated_pairs",
+            schemas.CURATED_PAIRS,
+            [{"image_id": f"id:{found[0]}", "keep": True, "reasons": [], "split": "train"}],
         ),
     }
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from sd_assets.demo import building, scenes
 from sd_assets.demo.faults import FAULTS
+from sd_assets.demo.flaws import FLAWS, MISMATCHED
 from sd_assets.demo.world import World, build_world
 from sd_assets.errors import SdAssetsError
 from sd_assets.retrieval import open_index
@@ -39,9 +40,13 @@ def contents(world: World) -> dict[str, str]:
     }
 
 
-def test_every_fault_is_retrieved_by_a_seed_image(world: World) -> None:
-    faults = {url: image["fault"] for url, image in truth_of(world)["images"].items() if image["fault"]}
+def test_every_fault_and_flaw_is_retrieved_by_a_seed_image(world: World) -> None:
+    images = truth_of(world)["images"]
+    faults, flaws = (
+        {url: image[name] for url, image in images.items() if image[name]} for name in ("fault", "flaw")
+    )
     assert sorted(faults.values()) == sorted(FAULTS)
+    assert sorted(flaws.values()) == sorted(FLAWS)
     assert len(FAULTS) >= 14
     index = open_index(
         "rooms",
@@ -53,7 +58,7 @@ def test_every_fault_is_retrieved_by_a_seed_image(world: World) -> None:
     pictures = [Image.open(world.seeds_folder / row["file_name"]).convert("RGB") for row in rows]
     queries = encoder.encode_images([encoder.preprocess(picture) for picture in pictures])
     answers = index.search(queries, SPEC.images_per_query)
-    assert set(faults) <= set(answers.hits.column("url").to_pylist())
+    assert set(faults) | set(flaws) <= set(answers.hits.column("url").to_pylist())
 
 
 def test_the_index_knows_every_page_and_no_truth(world: World) -> None:
@@ -80,6 +85,8 @@ def test_the_pictures_show_what_the_truth_says_in_several_formats(world: World) 
         picture.load()
         if image["fault"] == "elongated":
             assert picture.width / picture.height > 2.5
+        elif image["flaw"] == "tiny":
+            assert max(picture.size) < 200
         else:
             assert 200 <= min(picture.size) <= max(picture.size) <= 384
     assert {".jpg", ".png", ".webp"} <= extensions
@@ -103,12 +110,16 @@ def test_seeds_are_an_image_folder_with_some_texts(world: World) -> None:
     files = {path.name for path in world.seeds_folder.iterdir()} - {"metadata.jsonl"}
     assert {row["file_name"] for row in rows} == files
     assert len(files) == SPEC.seeds
-    assert 0 < sum(row["text"] is not None for row in rows) < SPEC.seeds / 2
+    assert 0 < sum(row["text"] is not None for row in rows) <= SPEC.seeds / 2
     seeds = truth_of(world)["seeds"]
     for row in rows:
         data = (world.seeds_folder / row["file_name"]).read_bytes()
         assert seeds[row["file_name"]]["image_id"] == hashlib.sha256(data).hexdigest()
         Image.open(io.BytesIO(data)).load()
+        seed = seeds[row["file_name"]]
+        named, shown = scenes.pairs_in(row["text"] or ""), {tuple(pair) for pair in seed["items"]}
+        assert named == (shown if row["text"] and not seed["flaw"] else named - shown)
+    assert sum(seed["flaw"] == MISMATCHED for seed in seeds.values()) == SPEC.flaws_per_kind
     assert len({Path(name).suffix for name in files}) >= 4
 
 

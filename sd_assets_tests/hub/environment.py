@@ -17,5 +17,6 @@ def point_clients_at(url: str, home: Path) -> None:
     os.environ["HF_ENDPOINT"] = url
     os.environ["HF_HOME"] = str(home)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_XET"] = "1"  # large files are uploaded by LFS, which the local Hub speaks
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))

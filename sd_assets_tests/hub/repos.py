@@ -27,6 +27,7 @@ class Repo:
         gated: everybody sees that it is there and what files it has; only who may reads them.
         commits: commit -> all its files, by their paths.
         refs: branch or tag -> commit.
+        messages: of the commits that clients made, in order.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Repo:
     gated: bool = False
     commits: dict[str, Files] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
 
     def push(self, files: Files | Path, *, branch: str = "main") -> str:
         """A commit on a branch. `files` are all that it holds: contents by path, or a folder; they are copied."""

@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
@@ -14,17 +14,23 @@ from threading import Lock, Thread
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from sd_assets_tests.hub.repos import Files, Kind, Repo, entry, etag, is_large, listing
+from sd_assets_tests.hub.uploads import CommitError, Store, batch, commit, modes
 
+WRITER = "hf_who_may_read_and_write_everything"
 READER = "hf_who_may_read_everything"
 STRANGER = "hf_who_may_read_what_is_public"
 
 _API = re.compile(
     r"/api/(?P<kind>datasets|models)/(?P<id>[^/]+(?:/[^/]+)??)"
-    r"(?:/(?P<what>revision|tree|paths-info|auth-check)(?:/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?)?"
+    r"(?:/(?P<what>revision|tree|paths-info|auth-check|preupload|commit)(?:/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?)?"
 )
 _FILE = re.compile(
     r"(?P<store>/store)?/(?:(?P<kind>datasets)/)?(?P<id>[^/]+(?:/[^/]+)??)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 )
+_BATCH = re.compile(r"/(?:(?P<kind>datasets)/)?(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/(?P<what>batch)")
+_UPLOAD = re.compile(r"/upload/(?P<path>[0-9a-f]{64})")
+_FORMS = (_API, _BATCH, _UPLOAD, _FILE)
+_WRITES = frozenset({"create", "preupload", "batch", "commit"})
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -34,7 +40,8 @@ class Request:
 
     Attributes:
         method: of HTTP.
-        what: `info`, `tree`, `paths-info`, `auth-check`; `file`; `store` (where large files lie); or "".
+        what: `info`, `tree`, `paths-info`, `auth-check`; `file`; `store` (where large files lie); of what writes `create`,
+            `preupload`, `batch`, `upload` (of a large file), `commit`; or "".
         repo: the id of the repository; "" if the address names none.
         revision: as it was asked for.
         path: of the file or folder in the repository.
@@ -79,6 +86,7 @@ class Hub:
         self.requests: list[Request] = []
         self._repos: dict[tuple[str, str], Repo] = {}
         self._faults: list[_Fault] = []
+        self._uploaded = Store()
         self._lock = Lock()
         self._servers = [self._serve(listener)]
         # Large files lie on another host than the Hub's, whose token must not go there.
@@ -92,6 +100,10 @@ class Hub:
     def model(self, id: str, files: Files | Path, *, private: bool = False, gated: bool = False) -> Repo:
         """A model with one commit."""
         return self._repo("models", id, files, private, gated)
+
+    def repo(self, kind: Kind, id: str) -> Repo:
+        """A repository that there is."""
+        return self._repos[kind, id]
 
     def fail(self, path: str, status: int, *, times: int = 1) -> None:
         """Answers the next requests for addresses that end in `path` with `status`."""
@@ -110,6 +122,7 @@ class Hub:
         self.requests.clear()
         self._repos.clear()
         self._faults.clear()
+        self._uploaded.clear()
 
     def stop(self) -> None:
         """Closes the ports."""
@@ -147,7 +160,13 @@ class Hub:
         repo = self._repos.get((kind, request.repo))
         if request.what == "store" and repo is not None:
             return _content(repo.commits[request.revision][request.path], headers)
+        if request.what == "upload":  # signed addresses: no token goes there
+            return _Answer(200 if self._uploaded.put(request.path, body) else 400)
+        if url.path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
         refusal = _access(request, repo)
+        if refusal is None and request.what in _WRITES:
+            return self._written(request, repo, body)
         if refusal is not None or repo is None:
             return refusal or _refusal(404, "", "Sorry, we can't find the page you are looking for.")
         if request.what == "auth-check":
@@ -168,6 +187,32 @@ class Hub:
                 return _json([described for path in asked if (described := entry(path, files))])
             case _:
                 return _json(_info(repo, commit))
+
+    def _written(self, request: Request, repo: Repo | None, body: bytes) -> _Answer:
+        """The answer to a request that may write."""
+        if request.what == "create":
+            return self._created(json.loads(body))
+        assert repo is not None
+        if request.what == "preupload":
+            return _json(modes(body))
+        if request.what == "batch":
+            return _json(batch(body, self._uploaded, url_of(self._store.socket)))
+        try:
+            with self._lock:
+                name = commit(body, repo, request.revision, self._uploaded)
+        except CommitError as error:
+            return _refusal(error.status, "", str(error))
+        url = f"{url_of(self._servers[0].socket)}/{repo.kind}/{repo.id}/commit/{name}"
+        return _json({"success": True, "commitOid": name, "commitUrl": url})
+
+    def _created(self, wanted: Mapping[str, str]) -> _Answer:
+        kind: Kind = "datasets" if wanted.get("type") == "dataset" else "models"
+        id = f"{wanted['organization']}/{wanted['name']}"
+        if (kind, id) in self._repos:
+            return _refusal(409, "", "You already created this repo")
+        private = wanted.get("visibility") == "private"
+        self._repo(kind, id, {".gitattributes": b"*.parquet filter=lfs\n"}, private, gated=False)
+        return _json({"url": f"{url_of(self._servers[0].socket)}/{kind}/{id}", "name": id})
 
     def _file(self, repo: Repo, commit: str, path: str, headers: Message) -> _Answer:
         known = {"X-Repo-Commit": commit}
@@ -214,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
 
     def send(self, hub: Hub) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"".join(self.body())
         request = Request(self.command, "")
         url = urlsplit(self.path)
         answer = hub.answer(request, url, self.headers, body)
@@ -231,6 +276,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = cut is not None
         self.wfile.write(answer.body[:cut])
 
+    def body(self) -> Iterator[bytes]:
+        """What was sent, in one piece or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            yield self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def answer(self) -> None:
         raise NotImplementedError
 
@@ -241,6 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_POST(self) -> None:
+        self.answer()
+
+    def do_PUT(self) -> None:
         self.answer()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -270,26 +328,35 @@ def _understood(request: Request, path: str, headers: Message) -> str:
     """Fills in what a request is about; gives the kind of the repository."""
     authorization = headers.get("Authorization", "")
     request.token = authorization.removeprefix("Bearer ") if authorization else None
-    match = _API.fullmatch(path) or _FILE.fullmatch(path)
+    if path == "/api/repos/create":
+        request.what = "create"
+    match = next((found for form in _FORMS if (found := form.fullmatch(path))), None)
     if match is None:
+        return ""
+    if match.re is _UPLOAD:
+        request.what, request.path = "upload", match["path"]
         return ""
     named = {name: unquote(text or "") for name, text in match.groupdict().items()}
     what = "store" if named.get("store") else named.get("what", "file")
     request.what = "info" if what in ("", "revision") else what
-    request.repo, request.revision, request.path = named["id"], named["revision"] or "main", named["path"]
+    request.repo = named["id"]
+    request.revision, request.path = named.get("revision") or "main", named.get("path", "")
     return named["kind"] or "models"
 
 
 def _access(request: Request, repo: Repo | None) -> _Answer | None:
     """Why this request may not have what it asks for, if so."""
     known = request.token is not None
-    if not request.repo:
+    if not request.repo and request.what not in _WRITES:
         return None
-    if request.token not in (None, READER, STRANGER):
+    if request.token not in (None, WRITER, READER, STRANGER):
         return _refusal(401, "", "Invalid credentials in Authorization header")
-    if repo is None or (repo.private and request.token != READER):
+    reads_all = request.token in (WRITER, READER)
+    if request.what != "create" and (repo is None or (repo.private and not reads_all)):
         return _refusal(404 if known else 401, "RepoNotFound", "Repository not found")
-    if repo.gated and request.token != READER and request.what in ("file", "auth-check"):
+    if request.what in _WRITES and request.token != WRITER:
+        return _refusal(403 if known else 401, "", "You don't have the rights to write here")
+    if repo is not None and repo.gated and not reads_all and request.what in ("file", "auth-check"):
         message = f"Access to {repo.id} is restricted and you are not in the authorized list."
         return _refusal(403 if known else 401, "GatedRepo", message)
     return None

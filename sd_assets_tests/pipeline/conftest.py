@@ -24,7 +24,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("demo") / "world"
     encoder = ClipEncoder(ClipSettings(model=f"local-dir:{CLIP}"))
-    spec = WorldSpec(seeds=16, images=360, faults_per_kind=1)
+    spec = WorldSpec(seeds=16, images=360, faults_per_kind=1, flaws_per_kind=2)
     world = build_world(folder, 1107, encoder, progress=lambda line: None, spec=spec)
     with WorldServer(folder):
         yield world

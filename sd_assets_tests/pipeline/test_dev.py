@@ -45,7 +45,7 @@ import functools, sys
 from sd_assets.demo import __main__ as demo
 from sd_assets.demo.world import WorldSpec
 
-spec = WorldSpec(seeds=16, images=360, faults_per_kind=1)
+spec = WorldSpec(seeds=16, images=360, faults_per_kind=1, flaws_per_kind=2)
 demo.build_world = functools.partial(demo.build_world, spec=spec)
 sys.exit(demo.main())
 """

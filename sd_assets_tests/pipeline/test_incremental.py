@@ -32,6 +32,8 @@ NAMES = [asset.key.path[0] for asset in ASSETS]
 PARTITION = "demo_rooms"
 SEEDS = 24
 PROMPTS = ["a red sofa", "a blue lamp"]
+# Tables that are empty, as the entry asks for nothing of theirs.
+NOT_ASKED_FOR = {"aesthetic_scores", "nsfw_scores", "held_out_images"}
 
 
 def noise(seed: int) -> bytes:
@@ -171,15 +173,22 @@ def identities(dataset: Dataset, name: str, column: str) -> set[str]:
     return {value for value in values if value is not None}
 
 
+def unread(table: Any, columns: Sequence[str]) -> Iterator[Any]:
+    """In place of `Table.rows`."""
+    raise AssertionError(f"{table} is read")
+    yield
+
+
 def test_what_has_not_changed_costs_nothing(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     before, files = dataset.versions(), dataset.files()
     # What is made from tables that have not changed does not look at their rows.
-    monkeypatch.setattr("sd_assets.storage.table.Table.rows", None)
+    monkeypatch.setattr("sd_assets.storage.table.Table.rows", unread)
     assert dataset.build() == {}
     assert (dataset.versions(), dataset.files()) == (before, files)
     for name in NAMES:
         report = dataset.report(name)
-        assert report["rows_reused"] == report["rows_ok"] + report["rows_failed"] > 0
+        assert report["rows_reused"] == report["rows_ok"] + report["rows_failed"]
+        assert (report["rows_reused"] > 0) == (name not in NOT_ASKED_FOR)
         assert report["rows_computed"] == 0
 
 
@@ -202,10 +211,13 @@ def test_models_index_and_web_see_exactly_the_new_rows(dataset: Dataset, change:
     new = len(set(seeds) - set(OLD))
     urls = identities(dataset, "retrieved_image_urls", "url_id")
     captions = identities(dataset, "image_captions", "image_id")
+    pairs = identities(dataset, "text_image_pairs", "image_id")
     dataset.write(seeds)
     done = dataset.build()
+    new_pairs = len(identities(dataset, "text_image_pairs", "image_id") - pairs)
     asked = {
-        "embedded": new,
+        "embedded": new + new_pairs,  # as seeds, and as images of the dataset
+        "texts": new_pairs,  # their captions
         "queries": new,
         "downloads": len(identities(dataset, "retrieved_image_urls", "url_id") - urls),
         "captioned": len(identities(dataset, "image_captions", "image_id") - captions),
@@ -251,16 +263,34 @@ def changed(dataset: Dataset, before: dict[str, tuple[int, str]]) -> set[str]:
 def test_a_new_captioner_captions_anew_and_nothing_else(dataset: Dataset) -> None:
     before = dataset.versions()
     dataset.entry["captioner"]["max_new_tokens"] = 4
-    assert dataset.build() == {"captioned": dataset.table("image_captions").num_rows}
-    assert changed(dataset, before) == {"image_captions", "text_image_pairs"}
+    captions = dataset.table("image_captions").num_rows
+    assert dataset.build() == {"captioned": captions, "texts": captions}
+    assert changed(dataset, before) == {
+        "image_captions",
+        "text_image_pairs",
+        "alignment_scores",
+        "curated_pairs",
+    }
 
 
 def test_a_new_size_downloads_anew_and_what_follows_and_the_old_one_is_still_there(dataset: Dataset) -> None:
     before = dataset.versions()
     downloads = dataset.report("downloaded_images")
     dataset.entry["download"]["image_size"] = 48
-    assert dataset.build() == {"downloads": downloads["rows_in"], "captioned": downloads["rows_ok"]}
-    assert changed(dataset, before) == {"downloaded_images", "image_captions", "text_image_pairs"}
+    assert dataset.build() == {
+        "downloads": downloads["rows_in"],
+        **dict.fromkeys(("captioned", "embedded", "texts"), downloads["rows_ok"]),
+    }
+    assert changed(dataset, before) == {
+        "downloaded_images",
+        "image_captions",
+        "text_image_pairs",
+        "image_embeddings",
+        "image_quality",
+        "alignment_scores",
+        "near_duplicates",
+        "curated_pairs",
+    }
     # Going back takes over what the version before has.
     dataset.entry["download"]["image_size"] = 64
     assert dataset.build() == {}
@@ -272,8 +302,13 @@ def test_a_longer_list_of_prompts_asks_for_the_new_ones(dataset: Dataset) -> Non
     captions = identities(dataset, "image_captions", "image_id")
     dataset.entry["prompts"]["texts"] = ["a green bed", *PROMPTS]
     done = dataset.build()
-    assert (done.pop("texts"), done.pop("queries")) == (1, 1)
+    assert done.pop("queries") == 1
     new_urls = len(identities(dataset, "retrieved_image_urls", "url_id") - urls)
     new_captions = len(identities(dataset, "image_captions", "image_id") - captions)
-    asked = {"downloads": new_urls, "captioned": new_captions}
+    asked = {
+        "downloads": new_urls,
+        "captioned": new_captions,
+        "embedded": new_captions,
+        "texts": 1 + new_captions,  # the prompt, and captions
+    }
     assert done == {name: count for name, count in asked.items() if count}

@@ -212,7 +212,7 @@ class Runs:
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     folder = tmp_path_factory.mktemp("web") / "world"
     encoder = ClipEncoder(ClipSettings(model=f"local-dir:{CLIP}"))
-    spec = WorldSpec(seeds=6, images=90, faults_per_kind=1, images_per_query=12)
+    spec = WorldSpec(seeds=6, images=90, faults_per_kind=1, flaws_per_kind=1, images_per_query=12)
     build_world(folder, 2511, encoder, progress=lambda line: None, spec=spec)
     web = Web(folder)
     with web:

@@ -34,7 +34,16 @@ URLS = [
     )
 ]
 DOWNLOADS: list[dict[str, Any]] = [
-    {"url_id": "0", "url": "http://h/0", "image_id": "c", "image": b"C", "width": 3, "height": 4},
+    {
+        "url_id": "0",
+        "url": "http://h/0",
+        "image_id": "c",
+        "image": b"C",
+        "width": 3,
+        "height": 4,
+        "original_width": 30,
+        "original_height": 40,
+    },
     {"url_id": "1", "url": "http://h/1", "error": "not_found"},
     {"url_id": "2", "url": "http://h/2", "image_id": "a", "image": b"resized A"},
     {"url_id": "3", "url": "http://h/3", "image_id": "c", "image": b"C"},
@@ -80,6 +89,10 @@ def test_one_pair_for_each_distinct_image_with_a_caption(tmp_path: Path) -> None
     # Found under two URLs: the more similar one, and the queries of both.
     assert (c["origin"], c["url"], c["text"], c["licence"]) == ("retrieved", "http://h/3", "alt 3", "CC0")
     assert (c["similarity"], c["query_ids"], c["captions"]) == (0.75, ["q1", "q2", "q3"], ["a c"])
+    # What came, before it was resized; a seed is kept as it came.
+    sizes = ("width", "height", "original_width", "original_height")
+    assert [c[name] for name in sizes] == [3, 4, 30, 40]
+    assert [a[name] for name in sizes] == [1, 2, 1, 2]
     # Eight images came in: two failed, one has no caption; one seed was retrieved too, one image has two URLs.
     counts = {name: staged.report[f"rows_{name}"] for name in ("in", "ok", "failed", "duplicate", "skipped")}
     assert counts == {"in": 8, "ok": 3, "failed": 0, "duplicate": 2, "skipped": 3}

@@ -205,7 +205,7 @@ def test_after_a_row_at_the_front_cuts_fall_where_they_fell(sizes: tuple[int, in
         rows = [(rng.randbytes(16), rng.randint(*sizes)) for _ in range(2_000)]
 
         def shards(rows: list[tuple[bytes, int]]) -> set[tuple[bytes, ...]]:
-            cutter, found, current = Cutter(SEED_IMAGES), set(), list[bytes]()
+            cutter, found, current = Cutter(SEED_IMAGES.shard_rows), set(), list[bytes]()
             for key, size in rows:
                 current.append(key)
                 if cutter.ends_after(key, size):

@@ -60,6 +60,8 @@ def test_what_is_measured_of_our_tables(tmp_path: Path, monkeypatch: pytest.Monk
                 "image": b"not looked at",
                 "width": 100 + n,
                 "height": 100,
+                "original_width": 200 + n,
+                "original_height": 100,
                 "captions": ["a red sofa", "a sofa"],
                 "text": "one" if n else None,
                 "similarity": n / 4,
@@ -97,12 +99,14 @@ def test_what_is_measured_of_our_tables(tmp_path: Path, monkeypatch: pytest.Monk
         "text_image_pairs": {
             "width (px)": ["5", "100", "100", "102", "104", "104"],
             "height (px)": ["5", "100", "100", "100", "100", "100"],
+            "original_width (px)": ["5", "200", "200", "202", "204", "204"],
+            "original_height (px)": ["5", "100", "100", "100", "100", "100"],
             "captions (words)": ["10", "2", "2", "2.5", "3", "3"],
             "text (words)": ["4", "1", "1", "1", "1", "1"],
             "similarity": ["5", "0", "0.05", "0.5", "0.95", "1"],
             "captions (a row)": ["5", "2", "2", "2", "2", "2"],
             "query_ids (a row)": ["5", "0", "0.2", "2", "3.8", "4"],
-            "width / height": ["5", "1", "1", "1.02", "1.04", "1.04"],
+            "width / height": ["5", "2", "2", "2.02", "2.04", "2.04"],  # of what came
         },
         # The row that failed does not count.
         "downloaded_images": {
@@ -127,12 +131,15 @@ def test_what_is_measured_of_our_tables(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_histograms_are_drawn_of_what_varies(tmp_path: Path) -> None:
-    rows = [{"image_id": str(n), "width": 256, "height": 200 + n, "captions": ["a"]} for n in range(50)]
+    sizes = [
+        {"width": 64, "height": 64, "original_width": 256, "original_height": 200 + n} for n in range(50)
+    ]
+    rows = [{"image_id": str(n), **size, "captions": ["a"]} for n, size in enumerate(sizes)]
     markdown = distributions(table_of(tmp_path, TEXT_IMAGE_PAIRS, rows), TEXT_IMAGE_PAIRS)
     assert markdown is not None and markdown.startswith("50 rows\n")
     texts = picture_in(markdown).texts
     assert texts == [
-        *("height (px)", "n = 50", "200", "median 224", "249"),
+        *("original_height (px)", "n = 50", "200", "median 224", "249"),
         *("width / height", "n = 50", "1.03", "median 1.14", "1.28"),
     ]
     constant = distributions(table_of(tmp_path / "c", TEXT_IMAGE_PAIRS, rows[:1]), TEXT_IMAGE_PAIRS)

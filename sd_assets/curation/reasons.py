@@ -1,0 +1,36 @@
+"""The codes of the reasons against a pair, and the order in which they are told."""
+
+from collections.abc import Iterable
+from typing import Final
+
+LICENCE: Final = "licence"
+HOST: Final = "host"
+HELD_OUT: Final = "held_out"  # nearly an image that must not be trained on
+ELSEWHERE: Final = "elsewhere"  # nearly one of another partition, whose images win
+NEAR_DUPLICATE: Final = "near_duplicate"  # nearly a better one of this partition
+PER_HOST: Final = "per_host"  # the host has enough better ones
+PER_QUERY: Final = "per_query"  # likewise a query that found it
+
+# As they are judged: after thresholds, of which each has a reason of its own.
+_LAST: Final = (LICENCE, f"unknown_{LICENCE}", HOST, HELD_OUT, ELSEWHERE, NEAR_DUPLICATE, PER_HOST, PER_QUERY)
+
+
+def low(score: str) -> str:
+    """The score is below its `min`."""
+    return f"low_{score}"
+
+
+def high(score: str) -> str:
+    """The score is above its `max`."""
+    return f"high_{score}"
+
+
+def unknown(score: str) -> str:
+    """There is a threshold on the score, and it is not known."""
+    return f"unknown_{score}"
+
+
+def in_order(reasons: Iterable[str]) -> list[str]:
+    """Reasons as they are judged; those of thresholds by name."""
+    last = {name: place for place, name in enumerate(_LAST)}
+    return sorted(set(reasons), key=lambda reason: (last.get(reason, -1), reason))

@@ -1,0 +1,78 @@
+"""WebDataset: tars of `<image_id>.jpg` (.png, .webp), `.txt` and `.json`.
+
+`train/*.tar` are the shards; `train.json` lists them as `wids` wants it (`wids-shard-index-v1`), and so with their
+numbers of samples, which trainers ask for. A sample's `.txt` is its caption; its `.json` has `caption`, all
+`captions` that are asked for, `width`, `height`, `original_width`, `original_height` and `url`, which img2dataset
+writes and trainers filter by, the provenance, and the scores as keys. Some trainers take only samples with a
+`pwatermark` that is neither missing nor 0.
+
+The tars are put together here: their blocks are the bytes that were read, none copied, and equal pairs give equal files.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.pair import SPLITS
+from sd_assets.exports.shards import Sample, Shard, Shards
+from sd_assets.settings.exports import WebDatasetSettings
+
+# Tars end with two empty blocks, and are padded to a record of twenty (POSIX.1, pax, ustar interchange format).
+_RECORD = tarfile.RECORDSIZE
+
+
+class WebDataset(Shards):
+    """See the module."""
+
+    version = "1"
+    index_names = frozenset(f"{split}.json" for split in SPLITS)
+    extension = "tar"
+    settings: WebDatasetSettings
+
+    def encode(self, samples: Sequence[Sample]) -> Iterator[bytes]:
+        size = 0
+        for sample in samples:
+            pair = sample.pair
+            for extension, data in (
+                (sample.extension, sample.image),
+                ("txt", pair.captions[0].encode()),
+                ("json", json.dumps(self._described(sample), ensure_ascii=False).encode()),
+            ):
+                padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+                yield _header(f"{pair.image_id}.{extension}", len(data))
+                yield data
+                yield padding
+                size += tarfile.BLOCKSIZE + len(data) + len(padding)
+        size += 2 * tarfile.BLOCKSIZE
+        yield bytes(2 * tarfile.BLOCKSIZE + -size % _RECORD)
+
+    def _described(self, sample: Sample) -> dict[str, Any]:
+        pair, assumed = sample.pair, self.settings.pwatermark
+        return {
+            "key": pair.image_id,
+            "caption": pair.captions[0],
+            **({"captions": pair.captions} if self.settings.all_captions else {}),
+            **pair.facts,
+            **({} if assumed is None else {"pwatermark": assumed}),
+            **pair.scores,
+        }
+
+    def index(
+        self, folder: ExportFolder, split: str, shards: Sequence[Shard]
+    ) -> dict[tuple[str, str], bytes]:
+        listed = [{"url": f"{split}/{shard.name}", "nsamples": shard.pairs} for shard in shards]
+        body = {
+            "__kind__": "wids-shard-index-v1",
+            "wids_version": 1,
+            "name": f"{folder.partition} {split}",
+            "shardlist": listed,
+        }
+        return {("", f"{split}.json"): json.dumps(body, indent=1).encode()}
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)

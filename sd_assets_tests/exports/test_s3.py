@@ -1,0 +1,56 @@
+"""Exports in a bucket: the same files, and the same refresh."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from sd_assets.exports.export import LAYOUTS, Exported, export
+from sd_assets.exports.folder import ExportFolder
+from sd_assets.settings import ExportsSettings
+from sd_assets.storage.files import LocalFiles, S3Files
+from sd_assets.storage.table import Table
+from sd_assets_tests.exports.kept import some, tables_of
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket="data")
+    yield client
+    server.stop()
+
+
+def exported(folder: ExportFolder, tables: dict[str, Table]) -> Exported:
+    settings = ExportsSettings.model_validate({folder.layout: {}}).layout(folder.layout)
+    assert settings is not None
+    return export(LAYOUTS[folder.layout](settings), folder, tables, lambda line: None)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_bucket_holds_what_a_folder_does(client: Any, tmp_path: Path, layout: str) -> None:
+    bucket = ExportFolder(S3Files(client, "s3://data/exports"), layout, "p")
+    local = ExportFolder(LocalFiles(tmp_path / "exports"), layout, "p")
+    for pairs in (some(6), some(5, start=2)):  # one came, two went
+        tables = tables_of(tmp_path / "data", pairs)
+        for folder in (bucket, local):
+            assert exported(folder, tables).written is not None
+        assert exported(bucket, tables).written is None
+        assert bucket.listing() == local.listing()
+        for split, name in bucket.listing():
+            if name != "dataset.toml":  # it names the folder
+                assert bucket.get(split, name) == local.get(split, name)

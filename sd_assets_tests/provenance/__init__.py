@@ -1,0 +1,1 @@
+"""Tests of sd_assets.provenance."""
