@@ -17,8 +17,8 @@ Prints a line `detail` with all that was measured, seconds, and one JSON line la
     vs_cp      likewise, over those of `cp`
 
 Goal: vs_copy at most 2. What an export does besides: it goes over the tables twice, looks into each image's header,
-makes the JSON and, of shards, the file format. Against `cp` a layout of shards has to get the bytes out of Parquet,
-where a copy never leaves the kernel.
+looks up where it comes from, makes the JSON and, of shards, the file format. Against `cp` a layout of shards has to
+get the bytes out of Parquet, where a copy never leaves the kernel.
 """
 
 import argparse
@@ -43,13 +43,26 @@ from sd_assets.compute.local import write_rows
 from sd_assets.exports.export import LAYOUTS, export
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.exports.layout import WRITERS
-from sd_assets.schemas import CURATED_PAIRS, IMAGE_CAPTIONS, TEXT_IMAGE_PAIRS, TableSchema, image_id
+from sd_assets.provenance.origins import origins_of_kept
+from sd_assets.schemas import (
+    CURATED_PAIRS,
+    DOWNLOADED_IMAGES,
+    IMAGE_CAPTIONS,
+    RETRIEVED_IMAGE_URLS,
+    SEED_PROMPTS,
+    TEXT_IMAGE_PAIRS,
+    TableSchema,
+    image_id,
+    text_id,
+)
 from sd_assets.settings import ExportsSettings
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore
 
 PARTITION = "photographs"
+_PROMPT = "a photograph"
+_PROMPT_ID = text_id(_PROMPT)
 _AT_ONCE = 256
 
 
@@ -61,7 +74,9 @@ def run(folder: Path, pairs: int, samples: int) -> dict[str, Any]:
         pairs: how many.
         samples: how often each layout is exported.
     """
-    tables = _tables(folder / "data", make_photographs(folder / "photographs", pairs))
+    store = TableStore(LocalFiles(folder / "data"))
+    tables = _tables(store, make_photographs(folder / "photographs", pairs))
+    origins = partial(origins_of_kept, store, PARTITION)
     found: dict[str, Any] = {}
     for name, layout in LAYOUTS.items():
         settings = ExportsSettings.model_validate({name: {}}).layout(name)
@@ -71,7 +86,7 @@ def run(folder: Path, pairs: int, samples: int) -> dict[str, Any]:
             out = folder / "out"
             target = ExportFolder(LocalFiles(out), name, PARTITION)
             steps: dict[str, Callable[[], object]] = {
-                "export": partial(export, layout(settings), target, tables, lambda line: None),
+                "export": partial(export, layout(settings), target, tables, lambda line: None, origins),
                 "copy": partial(
                     _copy_images, tables["text_image_pairs"], out / name / PARTITION, folder / "loop"
                 ),
@@ -137,9 +152,8 @@ def _sync(folder: Path) -> None:
     subprocess.run(["sync", "-f", str(folder)], check=True)
 
 
-def _tables(base: Path, files: Sequence[Path]) -> dict[str, Table]:
-    """The tables that say that all photographs are kept."""
-    store = TableStore(LocalFiles(base))
+def _tables(store: TableStore, files: Sequence[Path]) -> dict[str, Table]:
+    """The tables that say that all photographs are kept, and were found by a prompt, are written; those of an export."""
     ids = [image_id(file.read_bytes()) for file in files]
 
     def write(schema: TableSchema, rows: Iterator[dict[str, Any]]) -> Table:
@@ -179,6 +193,10 @@ def _tables(base: Path, files: Sequence[Path]) -> dict[str, Table]:
         {"image_id": image, "variant": "default", "caption": f"photograph {image[:8]}", "model": "none"}
         for image in ids
     )
+    hit = {"query_id": _PROMPT_ID, "rank": 1, "similarity": 0.75, "url": found["url"]}
+    write(SEED_PROMPTS, iter([{"prompt_id": _PROMPT_ID, "prompt": _PROMPT}]))
+    write(RETRIEVED_IMAGE_URLS, ({"url_id": image, "url": found["url"], "hits": [hit]} for image in ids))
+    write(DOWNLOADED_IMAGES, ({"url_id": image, "url": found["url"], "image_id": image} for image in ids))
     return {
         "text_image_pairs": write(TEXT_IMAGE_PAIRS, pairs),
         "curated_pairs": write(CURATED_PAIRS, curated),

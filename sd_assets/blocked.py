@@ -28,7 +28,9 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 # Columns of any table that may hold something blocked, on their own or as fields of the structs in `hits`.
 URL_COLUMNS = ("url", "source", "redirected_to")
-ID_COLUMNS = ("image_id", "query_id", "sha256", "query_ids")
+ID_COLUMNS = ("image_id", "query_id", "sha256", "query_ids", "cluster", "nearest")
+# Images of other partitions: `partition/image_id`.
+_ELSEWHERE = "elsewhere"
 _HITS = "hits"
 _QUOTING = "error_detail"
 
@@ -119,7 +121,7 @@ class Blocked:
 
     def columns(self, schema: pa.Schema) -> list[str]:
         """Those of a table that `rows` looks at."""
-        wanted = (*URL_COLUMNS, *ID_COLUMNS, _HITS, _QUOTING)
+        wanted = (*URL_COLUMNS, *ID_COLUMNS, _ELSEWHERE, _HITS, _QUOTING)
         return [field.name for field in schema if field.name in wanted and _readable(field)]
 
     def rows(self, batch: pa.RecordBatch) -> Mask:
@@ -132,6 +134,9 @@ class Blocked:
                 held |= self._values(field.name, column)
             elif field.name in ID_COLUMNS and _is_list(field.type) and _is_text(field.type.value_type):
                 held |= _in_lists(column, self._ids(column.flatten()))
+            elif field.name == _ELSEWHERE and _is_list(field.type) and _is_text(field.type.value_type):
+                ids = pc.replace_substring_regex(column.flatten(), ".*/", "")
+                held |= _in_lists(column, self._ids(ids))
             elif field.name == _HITS and _is_list(field.type) and pa.types.is_struct(field.type.value_type):
                 held |= _in_lists(column, self.hits(column.flatten()))
             elif field.name == _QUOTING and _is_text(field.type):
@@ -172,9 +177,10 @@ class Blocked:
         if self._images:
             held |= np.asarray(pc.is_in(pc.utf8_lower(column.cast(pa.string())), self._image_set))
         if self._image_entries:
-            held |= [
+            listed = (
                 value is not None and entry(value) in self._image_entries for value in column.to_pylist()
-            ]
+            )
+            held |= np.fromiter(listed, np.bool_, len(column))  # of none, too
         return held
 
     def _details(self, column: pa.Array) -> Mask:

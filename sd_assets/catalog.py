@@ -81,6 +81,7 @@ class Catalog(Settings):
         entry = self.entry(name)
         index = self.index(entry.retrieval.index)
         source = entry.source.effects() if entry.source else {}
+        keep_out = entry.near_duplicates.keep_out
         if isinstance(entry.source, UrlsSource):
             source["download"] = entry.download.fetch_effects()
         return {
@@ -92,6 +93,7 @@ class Catalog(Settings):
             "captioner": entry.captioner.effects(),
             "scores": entry.scores.effects(),
             "near_duplicates": entry.near_duplicates.effects(),
+            "keep_out": keep_out.effects() if keep_out else {},
             "curation": entry.curation.effects(),
             "exports": entry.exports.effects(),
             "push_to_hub": entry.push_to_hub.effects() if entry.push_to_hub else {},
@@ -240,6 +242,7 @@ def _entries(
         if entry is not None:
             entries[name] = _resolved_entry(entry, base)
     own += _wrong_against(entries, sections["seed_datasets"])
+    own += _thresholds_on_nothing(entries)
     mistakes += [*_lines("defaults", shared), *own]
     if not sections["seed_datasets"]:
         mistakes.append("seed_datasets: there is no entry; one entry is one partition")
@@ -393,6 +396,18 @@ def _wrong_against(entries: Mapping[str, SeedDataset], known: Iterable[str]) -> 
                 todo += names.get(other, ())
         if name in reached:
             yield f"{where}: it leads back to {name}, so that images of both would lose to each other: take one of the names away"
+
+
+def _thresholds_on_nothing(entries: Mapping[str, SeedDataset]) -> Iterator[str]:
+    """Thresholds on scores whose model an entry does not name: all of its pairs would have them unknown."""
+    for name, entry in entries.items():
+        for field in ("min", "max", "unknown_passes"):
+            for score in ScoreSettings.model_fields:
+                if score in getattr(entry.curation, field) and getattr(entry.scores, score) is None:
+                    yield (
+                        f"seed_datasets.{name}.curation.{field}: {score} is asked for, and nothing gives that score: name a model under "
+                        f"`scores: {{{score}: ...}}`, or take it away here"
+                    )
 
 
 def _unknown_partition(

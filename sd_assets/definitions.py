@@ -10,10 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from sd_assets.assets.aesthetic_scores import aesthetic_scores
 from sd_assets.assets.alignment_scores import alignment_scores
 from sd_assets.assets.catalog_entry import catalog_entry
-from sd_assets.assets.common import INDICES, SEEDS
+from sd_assets.assets.common import CATALOG, INDICES, SEEDS
 from sd_assets.assets.curated_pairs import curated_pairs, curated_pairs_of
 from sd_assets.assets.dataset_report import dataset_report
 from sd_assets.assets.downloaded_images import downloaded_images
@@ -25,8 +24,8 @@ from sd_assets.assets.image_captions import image_captions
 from sd_assets.assets.image_embeddings import image_embeddings
 from sd_assets.assets.image_quality import image_quality
 from sd_assets.assets.knn_index import knn_index
+from sd_assets.assets.model_scores import aesthetic_scores, nsfw_scores
 from sd_assets.assets.near_duplicates import near_duplicates
-from sd_assets.assets.nsfw_scores import nsfw_scores
 from sd_assets.assets.retrieval_hits import retrieval_hits
 from sd_assets.assets.retrieved_image_urls import retrieved_image_urls
 from sd_assets.assets.seed_embeddings import seed_embeddings
@@ -37,6 +36,8 @@ from sd_assets.automation.jobs import build_dataset, build_index
 from sd_assets.automation.schedules import weekly_refresh
 from sd_assets.automation.sensors import catalog_edits, hub_revisions
 from sd_assets.checks.tables import CHECKS
+from sd_assets.curation.names import require_known
+from sd_assets.errors import CatalogError
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
 from sd_assets.resources.models import CaptionerResource, ClipResource, ScoreModelResource
@@ -95,7 +96,11 @@ def build_definitions(
 
     Raises:
         ValueError: an asset that takes the place of ours has other partitions; a scorer has, too, or a name that is taken.
+        CatalogError: an entry asks for a score that there is none of.
     """
+    own_scores = [scorer.key.path[-1] for scorer in scorers]
+    for name, entry in CATALOG.seed_datasets.items():
+        require_known(entry.curation, own_scores, f"seed_datasets.{name}.curation")
     assets = [*scorers, *assets]
     with_scorers = curated_pairs_of(scorers) if scorers else curated_pairs
     replaced = {key for asset in assets for key in asset.keys}
@@ -141,4 +146,16 @@ def build_definitions(
     )
 
 
-defs = build_definitions()
+try:
+    defs = build_definitions()
+except CatalogError as error:
+    # Whoever has scorers imports this module, too, and needs no `defs` of it; whoever loads it is told.
+    _mistake = error
+
+    def __getattr__(name: str) -> Any:
+        if name == "defs":
+            raise _mistake
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return [*globals(), "defs"]

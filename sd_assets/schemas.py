@@ -276,7 +276,7 @@ IMAGE_QUALITY = table(
         pa.field("sharpness", pa.float32()),  # 0 to 1, the more the sharper
         pa.field("blockiness", pa.float32()),  # of JPEG's 8 x 8 blocks, levels of 255: the more the coarser
         pa.field("flat_border", pa.float32()),  # share of the area, 0 to 1
-        pa.field("perceptual_hash", pa.string()),  # 64 bits, hex
+        pa.field("perceptual_hash", pa.string()),  # 64 bits, hex; null: there is too little in it to hash
     ],
 )
 
@@ -325,7 +325,8 @@ HELD_OUT_IMAGES = table(
         pa.field("source_revision", pa.string()),
         pa.field("source_row", pa.int64()),
     ],
-    bookkeeping=["source", "source_revision", "source_row"],
+    # The others name what near_duplicates found.
+    bookkeeping=["source_revision"],
 )
 
 NEAR_DUPLICATES = table(
@@ -339,8 +340,9 @@ NEAR_DUPLICATES = table(
         pa.field("nearest", pa.string()),  # image_id of the member that is nearest; null: alone
         pa.field("hash_distance", pa.int32()),  # to it, bits of the perceptual hashes
         pa.field("cosine", pa.float32()),  # to it, of the embeddings
-        pa.field("held_out", pa.list_(pa.string())),  # images to keep out that it nearly is, by file or row
-        pa.field("elsewhere", pa.list_(pa.string())),  # likewise of other partitions: `partition/image_id`
+        # Images to keep out that it nearly is, by file or row; null: there are some, and it could not be compared.
+        pa.field("held_out", pa.list_(pa.string())),
+        pa.field("elsewhere", pa.list_(pa.string())),  # likewise of `against`: `partition/image_id`
     ],
 )
 

@@ -177,6 +177,13 @@ LISTS: dict[str, Any] = {
         {"image_id": OTHER, "url": URL},
         {"image_id": OTHER, "query_ids": ["q", IMAGE]},
     ],
+    "held_out_images": [{"image_id": IMAGE}, {"image_id": OTHER, "source": URL}],
+    "near_duplicates": [
+        {"cluster": IMAGE},
+        {"nearest": IMAGE},
+        {"image_id": OTHER, "elsewhere": [f"rooms/{OTHER}", f"rooms/{IMAGE}"]},
+    ],
+    "curated_pairs": [{"image_id": OTHER, "cluster": IMAGE}],
 }
 
 
@@ -191,6 +198,8 @@ def test_rows_of_every_table(schema: Any) -> None:
         "source": "evil.example/a.jpg",
         "hits": [{"url": "http://x.example/", "query_id": OTHER, "sha256": OTHER}, None],
         "query_ids": [OTHER],
+        "cluster": OTHER,
+        "elsewhere": [f"rooms/{OTHER}", f"{IMAGE}/{OTHER}"],
     }
     rows = [{}, *(row for each in held for row in (each, fine)), fine]
     batch = rows_of(schema, rows)

@@ -7,7 +7,7 @@ import pytest
 
 from sd_assets import catalog
 from sd_assets.errors import CatalogError
-from sd_assets.settings import ScoreModelSettings, ScoreSettings
+from sd_assets.settings import CurationSettings, ScoreModelSettings, ScoreSettings
 
 
 def scores(tmp_path: Path, own: Any, shared: Any = None) -> ScoreSettings:
@@ -53,6 +53,43 @@ def test_batches_change_nothing() -> None:
     assert ScoreSettings(nsfw=models[0]).effects() == ScoreSettings(nsfw=models[1]).effects()
     labelled = ScoreSettings(nsfw=ScoreModelSettings(model="org/m", label="y"))
     assert labelled.effects() != ScoreSettings(nsfw=models[0]).effects()
+
+
+@pytest.mark.parametrize(
+    ("curation", "field", "score"),
+    [
+        ({"min": {"aesthetic": 5}}, "min", "aesthetic"),
+        ({"max": {"nsfw": 0.3}}, "max", "nsfw"),
+        ({"unknown_passes": ["licence", "nsfw"]}, "unknown_passes", "nsfw"),
+    ],
+)
+def test_a_threshold_on_what_no_model_gives_is_a_mistake(
+    tmp_path: Path, curation: dict[str, Any], field: str, score: str
+) -> None:
+    model = {"model": "org/m", "label": "x"}
+    raw = {
+        # Of the defaults, which the one entry has a model for, and the other takes it away.
+        "defaults": {
+            "clip": {"model": "ViT-B-32", "pretrained": "openai"},
+            "curation": curation,
+            "scores": {score: model},
+        },
+        "indices": {"laion": {"kind": "faiss", "path": "index"}},
+        "seed_datasets": {
+            "one": {"prompts": {"texts": ["x"]}},
+            "two": {"prompts": {"texts": ["x"]}, "scores": {score: None}},
+        },
+    }
+    with pytest.raises(CatalogError) as error:
+        catalog.parse(raw, tmp_path / "c.yaml")
+    assert "1 mistake(s)" in str(error.value)
+    assert f"seed_datasets.two.curation.{field}: {score} is asked for, and nothing gives" in str(error.value)
+    assert f"name a model under `scores: {{{score}: ...}}`" in str(error.value)
+
+
+def test_what_no_model_gives_may_be_named_among_the_best(tmp_path: Path) -> None:
+    assert "aesthetic" in CurationSettings().best
+    assert scores(tmp_path, {}).aesthetic is None
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def seed_asset(
     group_name: str,
     code_version: str,
     *,
+    name: str | None = None,
+    description: str | None = None,
     sections: Sequence[str] = (),
     deps: Sequence[dg.AssetKey | dg.AssetDep] = (),
     ins: Mapping[str, dg.AssetIn] | None = None,
@@ -43,6 +45,8 @@ def seed_asset(
     Args:
         group_name: as the asset graph shows it.
         code_version: of the stage: Dagster shows what is stale by it.
+        name: of the asset; None: that of the function.
+        description: of the asset; None: the function's docstring.
         sections: of the catalogue's entry that it reads: an edit of one shows the asset as stale.
         deps: further assets that it is made from, which it does not take as arguments.
         ins: arguments that are assets of another name.
@@ -50,6 +54,8 @@ def seed_asset(
         pool: that limits how many such assets run at once.
     """
     return dg.asset(
+        name=name,
+        description=description,
         partitions_def=SEEDS,
         io_manager_key="parquet",
         group_name=group_name,
@@ -60,3 +66,13 @@ def seed_asset(
         pool=pool,
         owners=["team:sd_assets"],
     )
+
+
+def not_asked_for(note: str, key: dg.AssetKey | None = None) -> dg.MaterializeResult[None]:
+    """Of an asset that an entry does not choose: a materialization all the same, as a backfill counts one without as failed.
+
+    Args:
+        note: that the UI shows.
+        key: of the asset, where a step has several.
+    """
+    return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion("none"), metadata={"note": note})

@@ -8,10 +8,10 @@ import dagster as dg
 
 from sd_assets.assets.common import SEEDS, seed_asset
 from sd_assets.curation.funnel import funnel
+from sd_assets.curation.names import reserved_names
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.compute import ComputeResource
-from sd_assets.schemas import CURATED_PAIRS, TABLES
-from sd_assets.settings import SCORES
+from sd_assets.schemas import CURATED_PAIRS
 from sd_assets.stages.curate import VERSION, Judgements, curation_rows
 from sd_assets.stages.stage import InputCounts
 from sd_assets.storage.staging import Staged
@@ -92,11 +92,11 @@ def with_funnel(result: dg.MaterializeResult[Staged]) -> dg.MaterializeResult[St
 def _scorer_name(scorer: dg.AssetsDefinition) -> str:
     key = scorer.key
     name = "/".join(key.path)
-    taken = {*SCORES, *(table.name for table in TABLES)}
+    taken = reserved_names()
     if len(key.path) > 1 or not name.isidentifier() or name in taken:
         raise ValueError(
             f"the scorer {name}: its name is that of its score, so it must be one word of letters, digits and `_`, and none of: "
-            f"{', '.join(sorted(taken))}"
+            f"{', '.join(taken)}"
         )
     if scorer.partitions_def != SEEDS:
         raise ValueError(

@@ -17,7 +17,7 @@ from sd_assets.storage.staging import Staged
 @seed_asset(
     "curation",
     HeldOutStage.version,
-    sections=["clip", "near_duplicates"],
+    sections=["clip", "keep_out", "blocked"],
     kinds=frozenset({"pytorch"}),
     pool=GPU_POOL,
 )
@@ -25,11 +25,12 @@ def held_out_images(
     context: dg.AssetExecutionContext, catalog: CatalogResource, clip: ClipResource, compute: ComputeResource
 ) -> dg.MaterializeResult[Staged]:
     """Embeddings and hashes of the images that must not be trained on: `keep_out` of the catalogue."""
-    entry = catalog.entry(context.partition_key)
-    stage = HeldOutStage(clip.encoder(entry.clip))
+    current = catalog.read()
+    entry, blocked = current.entry(context.partition_key), current.blocked.list
+    stage = HeldOutStage(clip.encoder(entry.clip), blocked)
     if entry.near_duplicates.keep_out is None:
         return compute.run(context, stage, ())
     source, identity = pinned(entry.near_duplicates.keep_out)
     with closing(read_images(source)) as rows:
-        made_from = [] if identity is None else [identity]
-        return compute.run(context, stage, source_batches(rows), made_from=made_from)
+        made_from = [] if identity is None else [identity, blocked.digest]
+        return compute.run(context, stage, stage.without_blocked(source_batches(rows)), made_from=made_from)

@@ -1,6 +1,7 @@
 """The checks of our tables, in the order in which the tables are made."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import dagster as dg
@@ -35,11 +36,6 @@ def _retrieved_image_urls(tables: Tables, seed: SeedDataset) -> Iterator[Finding
     yield from similarities.judge_urls(tables("retrieved_image_urls"))
 
 
-def _downloaded_images(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
-    # Without HAS_ROWS: who lets all downloads fail (max_failed 1) wants the captions of the seeds.
-    yield from _failures("downloaded_images", tables, seed)
-
-
 def _image_captions(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
     yield from _rows("image_captions", tables, seed)
     yield from captions.judge_captions(tables("image_captions"), seed.checks)
@@ -55,14 +51,6 @@ def _text_image_pairs(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
 def _image_embeddings(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
     yield from _rows("image_embeddings", tables, seed)
     yield from embeddings.judge_embeddings(tables("image_embeddings"), seed.checks)
-
-
-def _image_quality(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
-    yield from _rows("image_quality", tables, seed)
-
-
-def _alignment_scores(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
-    yield from _rows("alignment_scores", tables, seed)
 
 
 def _aesthetic_scores(tables: Tables, seed: SeedDataset) -> Iterator[Finding]:
@@ -106,7 +94,8 @@ CHECKS: Final[list[dg.AssetChecksDefinition]] = [
         "retrieval_hits", (FAILURES, similarities.HAVE_HITS, similarities.SIMILARITIES), _retrieval_hits
     ),
     table_checks("retrieved_image_urls", (*_OF_ROWS, similarities.URL_SIMILARITIES), _retrieved_image_urls),
-    table_checks("downloaded_images", (FAILURES,), _downloaded_images),
+    # Without HAS_ROWS: who lets all downloads fail (max_failed 1) wants the captions of the seeds.
+    table_checks("downloaded_images", (FAILURES,), partial(_failures, "downloaded_images")),
     table_checks(
         "image_captions",
         (
@@ -123,8 +112,8 @@ CHECKS: Final[list[dg.AssetChecksDefinition]] = [
     table_checks(
         "image_embeddings", (*_OF_ROWS, embeddings.FINITE, embeddings.UNIT_LENGTH), _image_embeddings
     ),
-    table_checks("image_quality", _OF_ROWS, _image_quality),
-    table_checks("alignment_scores", _OF_ROWS, _alignment_scores),
+    table_checks("image_quality", _OF_ROWS, partial(_rows, "image_quality")),
+    table_checks("alignment_scores", _OF_ROWS, partial(_rows, "alignment_scores")),
     table_checks("aesthetic_scores", _OF_ROWS, _aesthetic_scores),
     table_checks("nsfw_scores", _OF_ROWS, _nsfw_scores),
     table_checks("held_out_images", _OF_ROWS, _held_out_images),

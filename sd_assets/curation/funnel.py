@@ -65,6 +65,6 @@ def funnel(curated_pairs: Table) -> Funnel:
         with_it = {reasons: count for reasons, count in lists.items() if reason in reasons}
         lost = sum(count for reasons, count in with_it.items() if not earlier.intersection(reasons))
         left -= lost
-        steps.append(Step(reason, sum(with_it.values()), lost, left, lists[reason,]))
+        steps.append(Step(reason, sum(with_it.values()), lost, left, lists[(reason,)]))
         earlier.add(reason)
     return Funnel(pairs, tuple(steps), left, dict(sorted(splits.items())))

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_assets.curation.signatures import Signatures
+from sd_assets.measures.perceptual_hash import HASH_BITS
 from sd_assets.settings import NearDuplicateSettings
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 
-HASH_BITS = 64
 # Images a block: a product of two takes 16 MB.
 _BLOCK = 2_048
 # Directions that bound an inner product, and of how many vectors they are found.

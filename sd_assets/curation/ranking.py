@@ -1,15 +1,15 @@
 """Which of several pairs is the best, and how many of a group are kept."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.curation.thresholds import Mask, Scores
-
-Places = npt.NDArray[np.int64]
+from sd_assets.curation.near import Places
+from sd_assets.curation.thresholds import Scores
+from sd_assets.retrieval.filters import Mask
 
 # Scores of which less is better.
 _LESS_IS_BETTER = frozenset({"aspect_ratio", "blockiness", "flat_border", "nsfw"})
@@ -45,21 +45,54 @@ def not_the_best(clusters: Places, ranked: Places, clean: Mask) -> Mask:
     return others
 
 
-def beyond(most: int, groups: Sequence[Sequence[str]], ranked: Places, candidates: Mask) -> Mask:
-    """Candidates for which there is no room: best first, one is taken if each group that it is in has fewer than `most`.
+@dataclass(frozen=True)
+class Cap:
+    """How many pairs of a group are kept.
+
+    Attributes:
+        most: of each group.
+        groups: of each pair, perhaps none; it counts for all of them.
+    """
+
+    most: int
+    groups: Sequence[Sequence[str]]
+
+
+def without_room(
+    caps: Sequence[Cap], clusters: Places, ranked: Places, clean: Mask
+) -> tuple[Mask, list[Mask]]:
+    """`not_the_best` under caps: once through all, best first, and one is kept if nobody of its cluster is yet, and there is room.
+
+    So where a cap refuses the best of a cluster, the next of it is asked, who may be of another group.
 
     Args:
-        most: that are taken of a group.
-        groups: of each pair, perhaps none; it counts for all of them.
-        ranked: all places, the best first.
-        candidates: who wants to be taken, shape (n,).
+        caps: each of which must have room.
+        clusters: see `not_the_best`; likewise `ranked` and `clean`.
+        ranked: ...
+        clean: ...
+
+    Returns:
+        pairs with a better one of their cluster, as of `not_the_best`; and for each cap those that it has no room for.
     """
-    taken: dict[str, int] = {}
-    left_out = np.zeros(len(candidates), np.bool_)
-    for place in ranked[candidates[ranked]].tolist():
-        if any(taken.get(group, 0) >= most for group in groups[place]):
-            left_out[place] = True
-        else:
-            for group in groups[place]:
-                taken[group] = taken.get(group, 0) + 1
-    return left_out
+    near = not_the_best(clusters, ranked, clean)
+    near[clean] = False
+    refused = [np.zeros(len(clean), np.bool_) for _ in caps]
+    taken: list[dict[str, int]] = [{} for _ in caps]
+    kept: set[int] = set()
+    numbers = clusters.tolist()
+    for place in ranked[clean[ranked]].tolist():
+        if numbers[place] in kept:
+            near[place] = True
+            continue
+        full = [
+            any(counts.get(group, 0) >= cap.most for group in cap.groups[place])
+            for cap, counts in zip(caps, taken, strict=True)
+        ]
+        for mask, no_room in zip(refused, full, strict=True):
+            mask[place] = no_room
+        if not any(full):
+            kept.add(numbers[place])
+            for cap, counts in zip(caps, taken, strict=True):
+                for group in cap.groups[place]:
+                    counts[group] = counts.get(group, 0) + 1
+    return near, refused

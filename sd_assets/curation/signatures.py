@@ -1,11 +1,12 @@
 """What near-duplicates are found by: of each image the embedding and the perceptual hash, as arrays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sd_assets.curation.joining import columns_for
 from sd_assets.errors import TableError
@@ -36,21 +37,32 @@ class Signatures:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def without(self, gone: npt.NDArray[np.bool_]) -> "Signatures":
+        """As if nothing were known of some of them, not even the id; `vectors` and the other arrays are overwritten.
 
-def read_signatures(embeddings: Table, hashes: Table, file: Path) -> Signatures:
+        Args:
+            gone: shape (n,).
+        """
+        for values in (self.vectors, self.has_vector, self.hashes, self.has_hash):
+            values[gone] = 0
+        return replace(self, ids=pc.if_else(pa.array(gone), None, self.ids))
+
+
+def read_signatures(embeddings: Table, hashes: Table, file: Path, *, may_lack: bool = False) -> Signatures:
     """The rows of image_embeddings, with the hashes of image_quality.
 
     Args:
         embeddings: with the columns image_id, embedding and model.
         hashes: with the columns image_id and perceptual_hash; a row for each of those of `embeddings`. May be the same table.
         file: where the vectors are put, so that they need not be in memory: 3 GB of a million of 768 numbers each.
+        may_lack: whether `hashes` may have no row for some of them, which then have no hash.
 
     Raises:
         TableError: the tables do not speak of the same images, or vectors have different lengths.
     """
     known = embeddings.read(["image_id", "model"])
     ids = as_array(known.column("image_id"))
-    texts = columns_for(ids, hashes, ["perceptual_hash"])["perceptual_hash"].to_pylist()
+    texts = columns_for(ids, hashes, ["perceptual_hash"], may_lack=may_lack)["perceptual_hash"].to_pylist()
     has_vector = np.zeros(len(ids), np.bool_)
     return Signatures(
         ids,

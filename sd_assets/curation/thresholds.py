@@ -7,10 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sd_assets.curation.reasons import high, low, unknown
-from sd_assets.retrieval.filters import Filters, Reason
+from sd_assets.retrieval.filters import Filters, Mask, Reason
 from sd_assets.settings import LICENCE, CurationSettings, HitFilters
 
-Mask = npt.NDArray[np.bool_]
 # Float64, NaN where it is not known.
 Scores = Mapping[str, npt.NDArray[np.float64]]
 
@@ -31,11 +30,12 @@ def against_scores(scores: Scores, settings: CurationSettings, retrieved: Mask) 
         if least is None and most is None:
             continue
         asked = retrieved if name in _OF_RETRIEVAL else np.ones_like(retrieved)
-        values = scores[name]
+        # As the tables keep scores: the 0.2 of a table is less than the nearest double.
+        values = scores[name].astype(np.float32)
         if least is not None:
-            yield low(name), asked & (values < least)
+            yield low(name), asked & (values < np.float32(least))
         if most is not None:
-            yield high(name), asked & (values > most)
+            yield high(name), asked & (values > np.float32(most))
         if name not in settings.unknown_passes:
             yield unknown(name), asked & np.isnan(values)
 

@@ -7,6 +7,7 @@ image. The whole file is the caption. Formats: .jpg, .jpeg, .png and .webp. Wher
 """
 
 from collections.abc import Mapping
+from itertools import chain
 
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.exports.pair import Pair
@@ -16,8 +17,8 @@ from sd_assets.exports.pair_files import PairFiles, provenance_line
 class AiToolkit(PairFiles):
     """See the module."""
 
-    version = "1"
-    index_names = frozenset({"metadata.jsonl"})
+    version = "2"
+    indices = frozenset({("", "metadata.jsonl")})
 
     def text(self, pair: Pair) -> str:
         return pair.captions[0]
@@ -25,5 +26,7 @@ class AiToolkit(PairFiles):
     def line(self, pair: Pair, name: str) -> str:
         return provenance_line(pair, name)
 
-    def index(self, folder: ExportFolder, lines: Mapping[str, bytes]) -> dict[tuple[str, str], bytes]:
-        return {("", "metadata.jsonl"): b"".join(lines.values())}
+    def index(
+        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
+    ) -> dict[tuple[str, str], list[bytes]]:
+        return {("", "metadata.jsonl"): list(chain.from_iterable(lines.values()))}

@@ -59,30 +59,36 @@ def export(
 ) -> Exported:
     """Bring an export in line with the tables.
 
-    Whatever a run that was interrupted has written is taken over. The record is written last: while it lacks, or names other versions than
-    the tables', the export is not finished.
+    Whatever a run that was interrupted has written is taken over. The record says that the export is unfinished until all
+    is written and deleted.
 
     Args:
         layout: what to write.
         folder: where to.
         tables: those of `TABLES`, by name.
         log: for a line of the log.
-        origins: says where the kept of `curated_pairs` come from: asked if something is to be written.
+        origins: says where the kept of `curated_pairs` come from: read if something is to be written.
 
     Raises:
-        ExportError: no image of the kept pairs could be written.
+        ExportError: no image of the kept pairs could be written, and so what was there is deleted; or the folder is
+            somebody else's.
         TableError: curated_pairs was made from another version of text_image_pairs.
         WriteError: the folder cannot be written.
     """
+    known = origins(tables["curated_pairs"]) if origins else None
+    # Of these what is bookkeeping is not written.
+    of_origins = known.data_versions if known else {}
     made_from = _digest(
         folder.layout,
         layout.version,
         PICTURE_VERSION,
         folder.uri,
         layout.settings.effects(),
+        of_origins,
         *(tables[name].identity for name in TABLES),
     )
     before = folder.record()
+    _require_ours(layout, folder, before)
     if before.get("made_from") == made_from and before.get("files") == _files(layout, folder):
         log(
             f"{folder.uri}: nothing has changed since version {before['curated_pairs']['version']} of curated_pairs"
@@ -94,18 +100,20 @@ def export(
         tables["curated_pairs"],
         tables["image_captions"],
         layout.settings,
-        origins=origins(tables["curated_pairs"]) if origins else None,
+        origins=known,
     )
+    identity = {"layout": folder.layout, "partition": folder.partition}
+    folder.put_record({**identity, "unfinished": True})
     written = layout.write(read, folder)
+    # Before anything else can fail: it may have been taken down.
+    delete_others(layout, folder, written)
     pairs, failed = sum(written.pairs.values()), sum(written.failures.values())
     if failed and not pairs:
         raise ExportError(
             f"{folder.uri}: none of {failed} pairs could be written ({_counted(written.failures)}): see the checks of text_image_pairs"
         )
-    delete_others(layout, folder, written)
     record = {
-        "layout": folder.layout,
-        "partition": folder.partition,
+        **identity,
         "pairs": {split: count for split, count in written.pairs.items() if count},
         "failures": dict(written.failures),
         "settings": layout.settings.effects(),
@@ -113,11 +121,14 @@ def export(
             name: {"version": table.manifest.version, "data_version": table.manifest.data_version}
             for name, table in tables.items()
         },
+        "origins": of_origins,
+        "models": known.models if known else {},
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "data_version": _digest(
             layout.version,
             PICTURE_VERSION,
             layout.settings.effects(),
+            of_origins,
             *(tables[name].manifest.data_version for name in TABLES),
         ),
         "made_from": made_from,
@@ -131,9 +142,22 @@ def export(
     return Exported(record, written)
 
 
+def _require_ours(layout: Layout, folder: ExportFolder, record: Mapping[str, Any]) -> None:
+    """Raises ExportError if the folder holds what no export wrote, and this one would write over or delete."""
+    if (record.get("layout"), record.get("partition")) == (folder.layout, folder.partition):
+        return
+    others = [f"{folder.uri}.json"] if record else []
+    others += ["/".join(filter(None, it)) for it in folder.listing() if it in layout.indices]
+    if others:
+        raise ExportError(
+            f"{folder.uri} holds what no export of {folder.partition} wrote ({', '.join(others[:3])}): name another place as "
+            "`exports: path:`, or delete it"
+        )
+
+
 def _files(layout: Layout, folder: ExportFolder) -> str:
-    """Digest of the names of all files that are ours."""
-    return _digest(*((split, name) for split, name in folder.listing() if layout.is_ours(name)))
+    """Digest of the places of all files that are ours."""
+    return _digest(*(place for place in folder.listing() if layout.is_ours(*place)))
 
 
 def _counted(failures: Mapping[str, int]) -> str:

@@ -1,13 +1,14 @@
 """The folder of an export: its files by split, and the record beside it."""
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from sd_assets.errors import ExportError
 from sd_assets.exports.pair import SPLITS
+from sd_assets.storage.area import LEASE_SECONDS
 from sd_assets.storage.files import Files
 
 
@@ -17,17 +18,24 @@ class ExportFolder:
     A file appears whole or not at all, and what has the right name has the right content.
 
     Args:
-        files: the base.
+        files: the folder of the layouts.
         layout: its name.
         partition: of the seed dataset.
-        root: the folder in the base that holds the layouts; empty: the base itself.
+
+    Raises:
+        ExportError: the folder of the partition has the name of another one's record.
     """
 
-    def __init__(self, files: Files, layout: str, partition: str, root: str = "") -> None:
+    def __init__(self, files: Files, layout: str, partition: str) -> None:
+        if partition.endswith(".json"):
+            raise ExportError(
+                f"{partition}: the folder of its export would be named as the record of {partition.removesuffix('.json')!r}: "
+                "name the seed dataset otherwise"
+            )
         self._files = files
         self.layout = layout
         self.partition = partition
-        self._path = f"{root}/{layout}/{partition}".lstrip("/")
+        self._path = f"{layout}/{partition}"
 
     @property
     def uri(self) -> str:
@@ -41,40 +49,64 @@ class ExportFolder:
         """Split (an empty text: beside them) and name of all files."""
         return [(split, name) for split in ("", *SPLITS) for name in self.names(split)]
 
-    def size(self, split: str, name: str) -> int:
-        """The bytes of a file."""
-        with self._files.open(self._at(split, name)) as file:
-            return int(file.size())
+    def sizes(self, split: str) -> dict[str, int]:
+        """The names of the files of a split, and the bytes of each."""
+        return self._files.sizes(self._at(split))
 
     def get(self, split: str, name: str) -> bytes | None:
         """A file; None: there is none."""
-        with suppress(FileNotFoundError):
+        try:
             return self._files.get(self._at(split, name))
-        return None
+        except FileNotFoundError:
+            return None
 
     def put(self, split: str, name: str, data: Iterable[bytes | pa.Buffer]) -> None:
         """Write a file of one or more pieces."""
         self._files.put(self._at(split, name), *data)
 
-    def put_if_other(self, split: str, name: str, data: bytes) -> bool:
-        """Write a file that is small, unless it is there as it is to be; whether it was written."""
-        if self.get(split, name) == data:
+    def put_if_other(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+        """Write a file of one or more pieces, unless it is there as it is to be; whether it was written."""
+        if self._holds(split, name, data):
             return False
-        self.put(split, name, [data])
+        self.put(split, name, data)
         return True
+
+    def _holds(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+        """Whether a file is made of these pieces: compared as it is read, as those of many pairs are large."""
+        try:
+            with self._files.open(self._at(split, name)) as file:
+                return all(file.read(len(piece)) == piece for piece in data) and not file.read(1)
+        except FileNotFoundError:
+            return False
 
     def delete(self, split: str, name: str) -> None:
         self._files.delete(self._at(split, name))
 
     def record(self) -> dict[str, Any]:
-        """What the last run that ended left here; empty: none did."""
-        with suppress(FileNotFoundError, ValueError):  # damaged: it is written anew
-            record: dict[str, Any] = json.loads(self._files.get(f"{self._path}.json"))
-            return record
-        return {}
+        """What the last run said of what is in there; empty: there was none.
+
+        Raises:
+            ExportError: the file that would be the record is none.
+        """
+        try:
+            record = json.loads(self._files.get(f"{self._path}.json"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ExportError(
+                f"{self.uri}.json is no record of an export: it is damaged, or somebody else's. Delete it, and the folder, "
+                "or name another place as `exports: path:`"
+            )
+        return record
 
     def put_record(self, record: dict[str, Any]) -> None:
         self._files.put(f"{self._path}.json", json.dumps(record, indent=1).encode())
+
+    def sweep(self) -> None:
+        """Delete what killed runs left half-written."""
+        self._files.sweep_temporary(LEASE_SECONDS)
 
     def _at(self, *parts: str) -> str:
         return "/".join([self._path, *(part for part in parts if part)])

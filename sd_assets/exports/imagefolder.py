@@ -12,15 +12,15 @@ import json
 from collections.abc import Mapping
 
 from sd_assets.exports.folder import ExportFolder
-from sd_assets.exports.pair import Pair
+from sd_assets.exports.pair import SPLITS, Pair
 from sd_assets.exports.pair_files import PairFiles
 
 
 class ImageFolder(PairFiles):
     """See the module."""
 
-    version = "1"
-    index_names = frozenset({"metadata.jsonl"})
+    version = "2"
+    indices = frozenset((split, "metadata.jsonl") for split in SPLITS)
 
     def line(self, pair: Pair, name: str) -> str:
         return json.dumps(
@@ -33,5 +33,7 @@ class ImageFolder(PairFiles):
             ensure_ascii=False,
         )
 
-    def index(self, folder: ExportFolder, lines: Mapping[str, bytes]) -> dict[tuple[str, str], bytes]:
+    def index(
+        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
+    ) -> dict[tuple[str, str], list[bytes]]:
         return {(split, "metadata.jsonl"): text for split, text in lines.items()}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -57,8 +57,8 @@ class Layout(ABC):
 
     # Raise it when the same pairs come to give other files.
     version: ClassVar[str]
-    # Names of files that name others, or say how these are to be read.
-    index_names: ClassVar[frozenset[str]] = frozenset()
+    # Split (an empty text: beside the splits) and name of files that name others, or say how these are to be read.
+    indices: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     def __init__(self, settings: LayoutSettings) -> None:
         self.settings = settings
@@ -74,18 +74,20 @@ class Layout(ABC):
     def has_pairs(self, name: str) -> bool:
         """Whether a file is named as this layout names those that hold pairs."""
 
-    def is_ours(self, name: str) -> bool:
-        """Whether a file in the folder, by its name, is one that this layout wrote at some time, now or with other pairs."""
-        return name in self.index_names or self.has_pairs(name)
+    def is_ours(self, split: str, name: str) -> bool:
+        """Whether a file in the folder, by its place, is one that this layout wrote at some time, now or with other pairs."""
+        return (split, name) in self.indices or (split in SPLITS and self.has_pairs(name))
 
     def put_index(
-        self, files: Mapping[tuple[str, str], bytes], folder: ExportFolder, written: Written
+        self, files: Mapping[tuple[str, str], Sequence[bytes]], folder: ExportFolder, written: Written
     ) -> None:
-        """Write those of these files that are not there as they are to be, by split (an empty text: beside them) and name."""
+        """Write those of these files that are not there as they are to be: their pieces, by split (an empty text: beside
+        them) and name.
+        """
         for (split, name), data in files.items():
             written.wanted[split].add(name)
             if folder.put_if_other(split, name, data):
-                written.wrote(len(data))
+                written.wrote(sum(map(len, data)))
 
     def images(
         self, pairs: Pairs, numbers: list[int], failures: Counter[str]
@@ -102,6 +104,6 @@ def delete_others(layout: Layout, folder: ExportFolder, written: Written) -> Non
     """Delete the files of the layout that belong there no more. What others put there, a trainer's cache, is left alone."""
     for split, wanted in written.wanted.items():
         for name in folder.names(split):
-            if name not in wanted and layout.is_ours(name):
+            if name not in wanted and layout.is_ours(split, name):
                 folder.delete(split, name)
                 written.files_deleted += 1

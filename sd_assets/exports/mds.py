@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from sd_assets.errors import ExportError
 from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.shards import Sample, Shard, Shards
 from sd_assets.settings.exports import MdsSettings
 
@@ -40,13 +42,15 @@ _COLUMNS = dict(
     )
 )
 _INDEX = "index.json"
+# What a place in a shard, a uint32, can name.
+_MOST_BYTES = 2**32 - 1
 
 
 class Mds(Shards):
     """See the module."""
 
-    version = "1"
-    index_names = frozenset({_INDEX})
+    version = "2"
+    indices = frozenset((split, _INDEX) for split in SPLITS)
     extension = "mds"
     settings: MdsSettings
 
@@ -61,6 +65,11 @@ class Mds(Shards):
         ]
         columns = json.dumps(_described(), sort_keys=True).encode()
         before = 4 + 4 * (len(samples) + 1) + len(columns)
+        if before + sum(sizes) > _MOST_BYTES:
+            raise ExportError(
+                f"mds: a shard of {before + sum(sizes):,} bytes, and its format goes to {_MOST_BYTES:,}: set a smaller "
+                "`exports: mds: shard_mb:`"
+            )
         yield np.uint32(len(samples)).tobytes()
         yield (np.cumsum([0, *sizes]) + before).astype(np.uint32).tobytes()
         yield columns
@@ -73,26 +82,20 @@ class Mds(Shards):
 
     def index(
         self, folder: ExportFolder, split: str, shards: Sequence[Shard]
-    ) -> dict[tuple[str, str], bytes]:
-        known = {
-            shard["raw_data"]["basename"]: shard["raw_data"]["bytes"] for shard in _listed(folder, split)
-        }
+    ) -> dict[tuple[str, str], list[bytes]]:
+        sizes = folder.sizes(split)
         listed = [
             {
                 **_described(),
                 "version": 2,
                 "samples": shard.pairs,
-                "raw_data": {
-                    "basename": shard.name,
-                    "bytes": known.get(shard.name) or folder.size(split, shard.name),
-                    "hashes": {},
-                },
+                "raw_data": {"basename": shard.name, "bytes": sizes[shard.name], "hashes": {}},
                 "zip_data": None,
             }
             for shard in shards
         ]
         body = json.dumps({"version": 2, "shards": listed}, sort_keys=True).encode()
-        return {(split, _INDEX): body}
+        return {(split, _INDEX): [body]}
 
 
 def _described() -> dict[str, Any]:
@@ -127,12 +130,3 @@ def _encoded(value: Any, encoding: str) -> bytes:
     if encoding == "int32":
         return np.int32(value).tobytes()
     return (json.dumps(value, ensure_ascii=False) if encoding == "json" else value).encode()
-
-
-def _listed(folder: ExportFolder, split: str) -> list[dict[str, Any]]:
-    """The shards that the index of the last export names."""
-    try:
-        shards: list[dict[str, Any]] = json.loads(folder.get(split, _INDEX) or b"{}").get("shards", [])
-    except ValueError:  # damaged: it is written anew
-        return []
-    return shards

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from sd_assets.settings.exports import LayoutSettings
 from sd_assets.stages.stage import each_row
 from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
+from sd_assets.views.text import publisher
 
 SPLITS: Final = ("train", "validation")
 # Scores of curated_pairs, besides those of a user's own.
@@ -113,22 +115,22 @@ def read_pairs(
         curated_pairs: says which are kept, and in which split.
         image_captions: says which model made which caption.
         settings: of the layout.
-        failures: counts what cannot be exported: a pair with an empty caption.
+        failures: counts what cannot be exported: a pair all of whose captions are empty.
         origins: says where the images come from; None: `provenance` stays empty.
     """
     models = _models(image_captions)
+    public = publisher()
     columns = ["image", "split", *_OF_PAIRS, *SCORES, "own_scores"]
     for rows in curated_rows(text_image_pairs, curated_pairs, columns):
         assert rows.digests is not None and rows.sizes is not None
         pairs, places = [], []
         for place, row in enumerate(each_row([rows.known])):
-            captions = tuple(" ".join(caption.split()) for caption in row["captions"])
-            captions = captions if settings.all_captions else captions[:1]
-            if not captions or "" in captions:
+            captions, made_by = _captions(row["captions"], models.get(row["image_id"], ()), settings)
+            if not captions:
                 failures[ErrorCode.EMPTY_CAPTION] += 1
                 continue
             stem = f"{row['image_id']}_{rendition(rows.digests[place], settings)}"
-            facts = _facts(row, models.get(row["image_id"], ()), settings)
+            facts = _facts(row, made_by, settings, public)
             facts["provenance"] = origins.text(row["image_id"]) if origins else ""
             pair = Pair(row["image_id"], row["split"], captions, facts, _scores(row), stem, rows.sizes[place])
             pairs.append(pair)
@@ -147,7 +149,19 @@ def _models(image_captions: Table) -> dict[str, list[str]]:
     return models
 
 
-def _facts(row: dict[str, Any], models: Sequence[str], settings: LayoutSettings) -> dict[str, Any]:
+def _captions(
+    captions: Sequence[str], models: Sequence[str], settings: LayoutSettings
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The captions that are written, a line each, and the models that made them: of those that are not empty."""
+    lines = (" ".join(caption.split()) for caption in captions)
+    written = [(line, model) for line, model in zip_longest(lines, models, fillvalue="") if line]
+    chosen = written if settings.all_captions else written[:1]
+    return tuple(line for line, _ in chosen), tuple(model for _, model in chosen)
+
+
+def _facts(
+    row: dict[str, Any], models: Sequence[str], settings: LayoutSettings, public: Callable[[str], str]
+) -> dict[str, Any]:
     width, height = exported_size(row["width"], row["height"], settings)
     return {
         "image_id": row["image_id"],
@@ -156,12 +170,12 @@ def _facts(row: dict[str, Any], models: Sequence[str], settings: LayoutSettings)
         "original_width": row["original_width"] or row["width"],
         "original_height": row["original_height"] or row["height"],
         "origin": row["origin"] or "",
-        "url": row["url"] or "",
+        "url": public(row["url"] or ""),
         "licence": row["licence"] or "",
-        "source_text": row["text"] or "",
+        "source_text": public(row["text"] or ""),
         # One text, as a list that is empty everywhere has no type in JSON.
         "query_ids": " ".join(row["query_ids"] or ()),
-        "caption_models": list(models if settings.all_captions else models[:1]),
+        "caption_models": list(models),
     }
 
 

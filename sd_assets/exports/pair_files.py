@@ -47,8 +47,10 @@ class PairFiles(Layout):
         """What a file that names all images of a split says of one; None: there is no such file."""
         return None
 
-    def index(self, folder: ExportFolder, lines: Mapping[str, bytes]) -> dict[tuple[str, str], bytes]:
-        """Files besides those of the pairs, by split (an empty text: beside the splits) and name.
+    def index(
+        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
+    ) -> dict[tuple[str, str], list[bytes]]:
+        """Files besides those of the pairs: their pieces, by split (an empty text: beside the splits) and name.
 
         Args:
             folder: of the export.
@@ -63,7 +65,7 @@ class PairFiles(Layout):
         written = Written()
         names = {split: folder.names(split) for split in SPLITS}
         texts = {split: {name for name in names[split] if name.endswith(".txt")} for split in SPLITS}
-        lines = {split: bytearray() for split in SPLITS}
+        lines: dict[str, list[bytes]] = {split: [] for split in SPLITS}
 
         def put(files: list[_File]) -> list[_File]:
             for file in files:
@@ -85,8 +87,9 @@ class PairFiles(Layout):
                 for size in file.sizes:
                     written.wrote(size)
                 line = self.line(file.pair, file.name)
-                lines[split] += b"" if line is None else f"{line}\n".encode()
-        present = {split: bytes(lines[split]) for split in SPLITS if written.pairs[split]}
+                if line is not None:
+                    lines[split].append(f"{line}\n".encode())
+        present = {split: lines[split] for split in SPLITS if written.pairs[split]}
         self.put_index(self.index(folder, present), folder, written)
         return written
 
@@ -124,7 +127,7 @@ class PairFiles(Layout):
             name, encoded = f"{pair.stem}.txt", text.encode()
             if name not in texts:
                 folder.put(pair.split, name, [encoded])
-            elif not folder.put_if_other(pair.split, name, encoded):
+            elif not folder.put_if_other(pair.split, name, [encoded]):
                 return
             file.sizes.append(len(encoded))
 

@@ -30,7 +30,7 @@ _IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string()
 class Parquet(Shards):
     """See the module."""
 
-    version = "1"
+    version = "2"
     extension = "parquet"
     settings: ParquetSettings
 

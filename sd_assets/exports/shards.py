@@ -65,8 +65,8 @@ class Shards(Layout):
 
     def index(
         self, folder: ExportFolder, split: str, shards: Sequence[Shard]
-    ) -> dict[tuple[str, str], bytes]:
-        """Files that name the shards of a split, by split (an empty text: beside the splits) and name.
+    ) -> dict[tuple[str, str], list[bytes]]:
+        """Files that name the shards of a split: their pieces, by split (an empty text: beside the splits) and name.
 
         Args:
             folder: of the export; the shards are there.

@@ -3,8 +3,8 @@
 `train/*.tar` are the shards; `train.json` lists them as `wids` wants it (`wids-shard-index-v1`), and so with their
 numbers of samples, which trainers ask for. A sample's `.txt` is its caption; its `.json` has `caption`, all
 `captions` that are asked for, `width`, `height`, `original_width`, `original_height` and `url`, which img2dataset
-writes and trainers filter by, the provenance, and the scores as keys. Some trainers take only samples with a
-`pwatermark` that is neither missing nor 0.
+writes and trainers filter by, the provenance, and the scores as keys; one of your own that is named like another key,
+`width`, is `score_width`. Some trainers take only samples with a `pwatermark` that is neither missing nor 0.
 
 The tars are put together here: their blocks are the bytes that were read, none copied, and equal pairs give equal files.
 """
@@ -26,8 +26,8 @@ _RECORD = tarfile.RECORDSIZE
 class WebDataset(Shards):
     """See the module."""
 
-    version = "1"
-    index_names = frozenset(f"{split}.json" for split in SPLITS)
+    version = "2"
+    indices = frozenset(("", f"{split}.json") for split in SPLITS)
     extension = "tar"
     settings: WebDatasetSettings
 
@@ -36,7 +36,7 @@ class WebDataset(Shards):
         for sample in samples:
             pair = sample.pair
             for extension, data in (
-                (sample.extension, sample.image),
+                (self.settings.image_extension or sample.extension, sample.image),
                 ("txt", pair.captions[0].encode()),
                 ("json", json.dumps(self._described(sample), ensure_ascii=False).encode()),
             ):
@@ -50,18 +50,18 @@ class WebDataset(Shards):
 
     def _described(self, sample: Sample) -> dict[str, Any]:
         pair, assumed = sample.pair, self.settings.pwatermark
-        return {
+        facts = {
             "key": pair.image_id,
             "caption": pair.captions[0],
             **({"captions": pair.captions} if self.settings.all_captions else {}),
             **pair.facts,
-            **({} if assumed is None else {"pwatermark": assumed}),
-            **pair.scores,
         }
+        scores = {f"score_{name}" if name in facts else name: value for name, value in pair.scores.items()}
+        return {**facts, **({} if assumed is None else {"pwatermark": assumed}), **scores}
 
     def index(
         self, folder: ExportFolder, split: str, shards: Sequence[Shard]
-    ) -> dict[tuple[str, str], bytes]:
+    ) -> dict[tuple[str, str], list[bytes]]:
         listed = [{"url": f"{split}/{shard.name}", "nsamples": shard.pairs} for shard in shards]
         body = {
             "__kind__": "wids-shard-index-v1",
@@ -69,7 +69,7 @@ class WebDataset(Shards):
             "name": f"{folder.partition} {split}",
             "shardlist": listed,
         }
-        return {("", f"{split}.json"): json.dumps(body, indent=1).encode()}
+        return {("", f"{split}.json"): [json.dumps(body, indent=1).encode()]}
 
 
 def _header(name: str, size: int) -> bytes:

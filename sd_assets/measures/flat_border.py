@@ -40,16 +40,6 @@ def content(luma: Luma) -> Box:
     return Box(left, top, width - right, height - bottom)
 
 
-def flat_border(luma: Luma) -> float:
-    """The bars' share of the area, 0 to 1.
-
-    Args:
-        luma: [height, width].
-    """
-    within = content(luma)
-    return 1 - (within.right - within.left) * (within.bottom - within.top) / luma.size
-
-
 def _bars(luma: npt.NDArray[np.uint8]) -> tuple[int, int]:
     """How many of the first and of the last rows are bars of one colour, the same for both; all of them are counted as the first."""
     first, last = (float(np.median(row)) for row in (luma[0], luma[-1]))

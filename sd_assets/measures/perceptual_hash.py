@@ -10,15 +10,19 @@ import numpy as np
 
 from sd_assets.measures.pictures import Luma
 
-BITS = 64
+HASH_BITS = 64
 _SIDE = 32  # px, of the picture that is transformed
 _LOWEST = slice(1, 9)
-# What is beyond the precision of the transformation: in a picture of one colour there is nothing to hash.
-_NOTHING = 1e-3
+# A wave of a 16th of a level, which nobody sees: photographs have a few frequencies at most of which there is no more, and
+# gradients nearly all.
+_NOTHING = 1.0
 
 
-def perceptual_hash(luma: Luma) -> str:
-    """64 bits as 16 hex digits, the lowest frequency first; of a picture of one colour all are 0.
+def perceptual_hash(luma: Luma) -> str | None:
+    """64 bits as 16 hex digits, the lowest frequency first.
+
+    None where less than a quarter of the frequencies are there, as in a picture of one colour or of a gradient: the bits of the
+    others are all the same, and such pictures would be near-duplicates of each other.
 
     Args:
         luma: [height, width], any size.
@@ -27,5 +31,7 @@ def perceptual_hash(luma: Luma) -> str:
     shrunk = cv2.resize(luma.astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(shrunk)[_LOWEST, _LOWEST]
     lowest = np.where(np.abs(lowest) < _NOTHING, 0, lowest)
+    if np.count_nonzero(lowest) < HASH_BITS / 4:
+        return None
     bits = lowest > np.median(lowest)
     return np.packbits(bits).tobytes().hex()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sd_assets.measures.blockiness import blockiness
 from sd_assets.measures.flat_border import content
 from sd_assets.measures.perceptual_hash import perceptual_hash
-from sd_assets.measures.pictures import luma_of
+from sd_assets.measures.pictures import Luma, luma_of
 from sd_assets.measures.sharpness import sharpness
 
 
@@ -19,7 +19,8 @@ class Quality:
         sharpness: 0 to 1, the more the sharper.
         blockiness: levels of 255 by which JPEG's blocks stand out; about 0 without.
         flat_border: share of the area, 0 to 1, that bars of one colour take.
-        perceptual_hash: 64 bits, hex, of the whole picture.
+        perceptual_hash: 64 bits, hex, of the square in the middle of what the bars leave: a copy that was cropped to a square
+            or put on one, as downloads may be, has that of what came. None: there is too little in it to hash.
     """
 
     width: int
@@ -27,7 +28,7 @@ class Quality:
     sharpness: float
     blockiness: float
     flat_border: float
-    perceptual_hash: str
+    perceptual_hash: str | None
 
 
 def measured(data: bytes) -> Quality:
@@ -47,5 +48,12 @@ def measured(data: bytes) -> Quality:
         sharpness=sharpness(shown),
         blockiness=blockiness(shown),
         flat_border=1 - shown.size / luma.size,
-        perceptual_hash=perceptual_hash(luma),
+        perceptual_hash=perceptual_hash(_middle_square(shown if shown.size else luma)),
     )
+
+
+def _middle_square(luma: Luma) -> Luma:
+    height, width = luma.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return luma[top : top + side, left : left + side]

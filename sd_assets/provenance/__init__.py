@@ -11,8 +11,8 @@ Here belongs what finds the rows of an image in tables that there are. What does
 what is written beside exported images (`exports`).
 """
 
-from sd_assets.provenance.origins import ORIGIN_FIELDS, Origins
+from sd_assets.provenance.origins import Origins
 from sd_assets.provenance.telling import told
 from sd_assets.provenance.tracing import Download, Provenance, Query, Version, trace
 
-__all__ = ["ORIGIN_FIELDS", "Download", "Origins", "Provenance", "Query", "Version", "told", "trace"]
+__all__ = ["Download", "Origins", "Provenance", "Query", "Version", "told", "trace"]

@@ -1,105 +1,141 @@
 """Where each image comes from, in the short form that exported metadata has."""
 
 import json
-from collections.abc import Collection, Mapping
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+from typing import Any, Final
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from sd_assets.provenance.tables import PartitionTables, Row
 from sd_assets.schemas import (
     DOWNLOADED_IMAGES,
-    IMAGE_CAPTIONS,
+    RETRIEVAL_HITS,
     RETRIEVED_IMAGE_URLS,
+    SEED_EMBEDDINGS,
     SEED_IMAGES,
     SEED_PROMPTS,
+    TableSchema,
 )
 from sd_assets.storage.table import Table, TableStore
+from sd_assets.views.text import publisher
 
-FOUND_BY = pa.struct(
-    [
-        pa.field("query_id", pa.string()),
-        pa.field("kind", pa.string()),  # image: query_id is that of a seed; or text
-        pa.field("prompt", pa.string()),  # of a text
-        pa.field("rank", pa.int32()),
-        pa.field("similarity", pa.float32()),
-        pa.field("url", pa.string()),
-    ]
+# What says where an image comes from; a partition need not have all of them.
+_TABLES = (
+    SEED_IMAGES,
+    SEED_PROMPTS,
+    SEED_EMBEDDINGS,
+    RETRIEVAL_HITS,
+    RETRIEVED_IMAGE_URLS,
+    DOWNLOADED_IMAGES,
 )
-# What the tables say of where an image comes from, besides what `text_image_pairs` says.
-ORIGIN_FIELDS = (
-    pa.field("source", pa.string()),  # of a seed
-    pa.field("source_revision", pa.string()),
-    pa.field("source_row", pa.int64()),
-    pa.field("fetched_at", pa.timestamp("us", tz="UTC")),  # of what was retrieved
-    pa.field("found_by", pa.list_(FOUND_BY)),  # the most similar first
-    pa.field(
-        "caption_models", pa.list_(pa.string())
-    ),  # of each of its captions; null: it came with the image
-)
+ORIGIN_TABLES: Final = tuple(schema.name for schema in _TABLES)
 
 _OF_A_SEED = ("source", "source_revision", "source_row")
 
 
 class Origins:
-    """Where many images come from: `ORIGIN_FIELDS` of each. `trace` says more, of one.
+    """Where many images come from, besides what `text_image_pairs` says. `trace` says more, of one.
 
-    What is held of an image are some hundred bytes; no image is read.
+    Nothing is read before the first image is asked for. What is held of an image then are some hundred bytes; no image is read.
 
     Args:
         store: of the tables.
         partition: the seed dataset.
-        image_ids: of the images that will be asked for.
+        image_ids: gives those of the images that will be asked for.
     """
 
-    def __init__(self, store: TableStore, partition: str, image_ids: Collection[str]) -> None:
-        tables = PartitionTables(store, partition)
-        self._seeds = tables.held(SEED_IMAGES, "image_id", image_ids, _OF_A_SEED)
-        self._downloads = tables.held(DOWNLOADED_IMAGES, "image_id", image_ids, ["url_id", "fetched_at"])
-        self._urls = tables.held(RETRIEVED_IMAGE_URLS, "url_id", self._downloads.column("url_id"), ["hits"])
-        self._captions = tables.held(IMAGE_CAPTIONS, "image_id", image_ids, ["model"])
-        asked = {hit["query_id"] for hits in self._urls.column("hits") for hit in hits}
-        self._prompts = {
-            row["prompt_id"]: row["prompt"] for row in tables.rows(SEED_PROMPTS, "prompt_id", asked)
-        }
+    def __init__(self, store: TableStore, partition: str, image_ids: Callable[[], Collection[str]]) -> None:
+        self._tables = PartitionTables(store, partition)
+        self._image_ids = image_ids
+        self._public = publisher()
+
+    @property
+    def data_versions(self) -> dict[str, str | None]:
+        """Of the tables that say all this, by name; None: there is none."""
+        manifests = self._tables.manifests
+        return {name: manifests[name].data_version if name in manifests else None for name in ORIGIN_TABLES}
+
+    @property
+    def models(self) -> dict[str, list[str]]:
+        """The models that the scores come from, by table."""
+        return self._tables.models()
 
     def of(self, image_id: str) -> Row:
-        """The `ORIGIN_FIELDS` of an image by name; those that do not apply are null."""
-        row: Row = dict.fromkeys(field.name for field in ORIGIN_FIELDS)
-        for seed in self._seeds.of(image_id):
-            row |= {name: seed[name] for name in _OF_A_SEED}
-        downloads = self._downloads.of(image_id)
+        """Where an image comes from, by name; what does not apply is not there.
+
+        Of a seed `source`, `source_revision` and `source_row`; of what was retrieved `found_by`, the most similar first: query_id,
+        kind (image: query_id is that of a seed; or text), prompt (of a text), index, model (that embedded the query), rank,
+        similarity, url. Of addresses the secrets are left out: see `views.text.public`.
+        """
+        held = self._held
+        row: Row = {}
+        for seed in held.seeds.of(image_id):
+            row |= {name: seed[name] for name in _OF_A_SEED if seed[name] is not None}
+        if "source" in row:
+            row["source"] = self._public(row["source"])
+        downloads = held.downloads.of(image_id)
         if downloads:
-            hits = [hit for it in downloads for url in self._urls.of(it["url_id"]) for hit in url["hits"]]
+            hits = [hit for it in downloads for url in held.urls.of(it["url_id"]) for hit in url["hits"]]
             hits.sort(key=lambda hit: (-hit["similarity"], hit["rank"], hit["query_id"], hit["url"]))
-            row["fetched_at"] = max((it["fetched_at"] for it in downloads if it["fetched_at"]), default=None)
-            row["found_by"] = [self._query(hit) for hit in hits]
-        row["caption_models"] = [it["model"] for it in self._captions.of(image_id)] or None
+            row["found_by"] = [self._found_by(hit) for hit in hits]
         return row
 
     def text(self, image_id: str) -> str:
-        """The same as JSON, without what does not apply, and without `caption_models`; empty: nothing is known."""
-        row = {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in self.of(image_id).items()
-            if value is not None and name != "caption_models"
-        }
+        """The same as JSON; empty: nothing is known."""
+        row = self.of(image_id)
         return json.dumps(row, ensure_ascii=False) if row else ""
 
-    def _query(self, hit: Mapping[str, Any]) -> Row:
-        prompt = self._prompts.get(hit["query_id"])
-        # The digits that a float32 has.
-        similarity = float(f"{hit['similarity']:.7g}")
-        kind = "image" if prompt is None else "text"
-        return {**hit, "similarity": similarity, "prompt": prompt, "kind": kind}
+    def _found_by(self, hit: Mapping[str, Any]) -> Row:
+        query = hit["query_id"]
+        prompt = self._held.prompts.get(query)
+        return {
+            "query_id": query,
+            "kind": "image" if prompt is None else "text",
+            "prompt": prompt,
+            "index": self._held.indices.get(query),
+            "model": self._held.models.get(query),
+            "rank": hit["rank"],
+            # The digits that a float32 has.
+            "similarity": float(f"{hit['similarity']:.7g}"),
+            "url": self._public(hit["url"]),
+        }
+
+    @cached_property
+    def _held(self) -> "_Held":
+        return _Held(self._tables, self._image_ids())
+
+
+class _Held:
+    """What the tables say of some images, in memory.
+
+    When an image was fetched is not: it changes with each refresh, and what was exported with it would.
+    """
+
+    def __init__(self, tables: PartitionTables, image_ids: Collection[str]) -> None:
+        self.seeds = tables.held(SEED_IMAGES, "image_id", image_ids, _OF_A_SEED)
+        self.downloads = tables.held(DOWNLOADED_IMAGES, "image_id", image_ids, ["url_id"])
+        self.urls = tables.held(RETRIEVED_IMAGE_URLS, "url_id", self.downloads.column("url_id"), ["hits"])
+        hits = pc.list_flatten(self.urls.array("hits"))
+        asked = pc.struct_field(hits, "query_id").unique().to_pylist()
+
+        def by_query(schema: TableSchema, key: str, column: str) -> dict[str, str]:
+            rows = tables.held(schema, key, asked, [column])
+            return dict(zip(rows.column(key), rows.column(column), strict=True))
+
+        self.prompts = by_query(SEED_PROMPTS, "prompt_id", "prompt")
+        self.indices = by_query(RETRIEVAL_HITS, "query_id", "index")
+        self.models = by_query(SEED_EMBEDDINGS, "query_id", "model")
 
 
 def origins_of_kept(store: TableStore, partition: str, curated_pairs: Table) -> Origins:
     """The origins of the pairs that are kept."""
-    kept = [
-        image_id
-        for batch in curated_pairs.batches(["image_id", "keep"])
-        for image_id in batch.filter(batch.column("keep")).column("image_id").to_pylist()
-    ]
+
+    def kept() -> list[str]:
+        return [
+            image_id
+            for batch in curated_pairs.batches(["image_id", "keep"])
+            for image_id in batch.filter(batch.column("keep")).column("image_id").to_pylist()
+        ]
+
     return Origins(store, partition, kept)

@@ -105,6 +105,19 @@ class PartitionTables:
         stored = pa.schema([table.schema.field(name) for name in names])
         return HeldRows(pa.Table.from_batches(found, stored.remove_metadata()), column)
 
+    def models(self) -> dict[str, list[str]]:
+        """The models that the scores of images come from, by the table that they made; of tables that say one."""
+        found = {
+            schema.name: {
+                model
+                for batch in self._tables[schema.name].batches(["model"])
+                for model in pc.unique(batch.column("model")).to_pylist()
+            }
+            for schema in JUDGED_BY
+            if "model" in schema.arrow.names and schema.name in self._tables
+        }
+        return {name: sorted(models - {None}) for name, models in found.items() if models - {None}}
+
 
 class HeldRows:
     """Rows of a table, found by the text in one of their columns."""
@@ -120,6 +133,10 @@ class HeldRows:
         """A column of all of them."""
         values: list[Any] = self._rows.column(name).to_pylist()
         return values
+
+    def array(self, name: str) -> pa.ChunkedArray:
+        """The same, as Arrow has it."""
+        return self._rows.column(name)
 
     def of(self, value: str) -> list[Row]:
         """The rows that have this text, in order."""

@@ -29,10 +29,8 @@ def told(found: Provenance) -> Iterator[str]:
             came,
             row["error"],
         )
-        yield from (
-            _line("", f"redirected to {row['redirected_to']}")
-            for _ in range(row["redirected_to"] is not None)
-        )
+        if row["redirected_to"] is not None:
+            yield _line("", f"redirected to {row['redirected_to']}")
         yield _line("", _alt_text(known.get("alt_text")), f"licence {known.get('licence') or 'unknown'}")
         for query in download.queries:
             asked = (

@@ -22,7 +22,7 @@ from sd_assets.views.text import public, public_json, shortened
 CONTACT_SHEET: Final = "contact_sheet.jpg"
 SAMPLES: Final = 24
 # Raise it when the same facts come to give another card.
-VERSION: Final = "1"
+VERSION: Final = "2"
 _TILES_A_ROW = 6
 _SIDE, _GAP = 160, 8  # pixels
 _MAX_LISTED = 20
@@ -45,12 +45,12 @@ _COLUMNS = {
     "original_width": "pixels, before it was resized",
     "original_height": "likewise",
     "origin": "`seed`, or `retrieved` from the web",
-    "url": "where it was retrieved from; empty: it was not",
+    "url": "where it was retrieved from, without what may be a secret (query, password); empty: it was not",
     "licence": "as the corpus that it was found in says; empty: it does not",
     "source_text": "the text that the image came with: the seed's own, or the alt text of the web",
     "query_ids": "the seeds and prompts that found it: the image_id of an image, the sha256 of a text",
     "caption_models": "which model made each caption; an empty text: the image came with it",
-    "provenance": "JSON: the row of the source that a seed is, and the queries that found an image, with rank, similarity and when it was fetched",
+    "provenance": "JSON: the row of the source that a seed is, and the queries that found an image, with index, CLIP, rank and similarity",
     "resolution": "pixels of the shorter side, as it came",
     "aspect_ratio": "the longer side over the shorter",
     "sharpness": "the more the sharper",

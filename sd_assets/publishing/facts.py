@@ -90,6 +90,17 @@ class Facts:
     models: dict[str, list[str]]
 
 
+def current_tables(store: TableStore, partition: str) -> dict[str, Table]:
+    """The current tables of a partition, in the order in which they are made."""
+    found = {}
+    for schema in TABLES:
+        area = store.area(schema.name, partition)
+        manifest = area.latest()
+        if manifest is not None:
+            found[schema.name] = Table(area, manifest)
+    return found
+
+
 def facts_of(store: TableStore, partition: str, text_image_pairs: Table, curated_pairs: Table) -> Facts:
     """The facts of a partition; no image is read. Of tables besides the two that are given the current versions count."""
     origins: Counter[str] = Counter()
@@ -108,7 +119,7 @@ def facts_of(store: TableStore, partition: str, text_image_pairs: Table, curated
             for name, value in {**{name: row[name] for name in SCORES}, **own}.items():
                 if value is not None:
                     scores[name].append(value)
-    tables = _tables(store, partition)
+    tables = current_tables(store, partition)
     return Facts(
         pairs=origins.total(),
         captions=captions,
@@ -135,17 +146,6 @@ def _host(url: str) -> str:
         return urlsplit(url).hostname or UNKNOWN
     except ValueError:  # no address of this kind has such a form
         return UNKNOWN
-
-
-def _tables(store: TableStore, partition: str) -> dict[str, Table]:
-    """The current tables of a partition, in the order in which they are made."""
-    found = {}
-    for schema in TABLES:
-        area = store.area(schema.name, partition)
-        manifest = area.latest()
-        if manifest is not None:
-            found[schema.name] = Table(area, manifest)
-    return found
 
 
 def _distinct(tables: dict[str, Table], schema: TableSchema, column: str) -> list[str]:

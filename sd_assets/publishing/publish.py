@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sd_assets.errors import HubError
+from sd_assets.errors import ExportError, HubError
 from sd_assets.exports.export import export
 from sd_assets.exports.layout import Written
+from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.parquet import Parquet
 from sd_assets.provenance.origins import origins_of_kept
 from sd_assets.publishing import card
-from sd_assets.publishing.facts import facts_of, sample
-from sd_assets.publishing.repository import DatasetRepository, RepositoryFolder
+from sd_assets.publishing.facts import current_tables, facts_of, sample
+from sd_assets.publishing.repository import DATA, RECORD, DatasetRepository, RepositoryFolder
 from sd_assets.settings import PushToHubSettings, SeedDataset
 from sd_assets.storage.table import Table, TableStore
 
@@ -50,6 +51,8 @@ def push(
 ) -> Pushed:
     """Bring a dataset of the Hub in line with the tables. Files that are there already are neither made nor sent again.
 
+    Where no pair is left, the dataset is emptied before that is said to be an error: what was taken down is to go.
+
     Args:
         store: of the tables that the card speaks of.
         partition: the seed dataset.
@@ -60,20 +63,27 @@ def push(
 
     Raises:
         HubError: no access; the repository holds something else; somebody else committed meanwhile; or no pair is kept.
-        ExportError: no image could be written.
+        ExportError: no image of the kept pairs could be written.
         TableError: curated_pairs was made from another version of text_image_pairs.
     """
-    if not _any_kept(tables["curated_pairs"]):
-        raise HubError(
-            f"{partition}: no pair is kept, and an empty dataset is not pushed: the funnel of curated_pairs says what they were "
-            f"lost by. {settings.repo_id!r} stays as it is"
-        )
-    repository = DatasetRepository(settings.repo_id, private=settings.private)
+    any_kept = _any_kept(tables["curated_pairs"])
+    repository = DatasetRepository(settings.repo_id, private=settings.private, create=any_kept)
     folder = RepositoryFolder(repository, partition)
     before = folder.record()
     _require_ours(repository, before.get("partition"), partition)
+    if not any_kept:
+        _empty(repository, folder, log)
+        raise HubError(
+            f"{partition}: no pair is kept, and an empty dataset is not pushed: the funnel of curated_pairs says what they were "
+            f"lost by. What {settings.repo_id!r} held is deleted, as far as HF_TOKEN shows it"
+        )
     origins = partial(origins_of_kept, store, partition)
-    exported = export(Parquet(settings.parquet), folder, tables, log, origins)
+    try:
+        exported = export(Parquet(settings.parquet), folder, tables, log, origins)
+    except ExportError:
+        if not any(folder.names(split) for split in SPLITS):  # it has deleted what is not to be there
+            _empty(repository, folder, log)
+        raise
     record = exported.record
     described = _digest(
         card.VERSION,
@@ -81,8 +91,11 @@ def push(
         entry.description,
         entry.source.effects() if entry.source else None,
         entry.curation.effects(),
+        # It speaks of all of them.
+        {name: table.manifest.data_version for name, table in current_tables(store, partition).items()},
     )
-    if exported.written is None and before.get("card") == described and README in repository.names(""):
+    there = {README, card.CONTACT_SHEET} <= {*repository.names("")}
+    if exported.written is None and before.get("card") == described and there:
         log(f"{repository.uri}: nothing has changed since commit {repository.head}")
         return Pushed(repository.head, record, None, repository.url, changed=False)
     _put_card(repository, store, partition, entry, settings, tables, record)
@@ -119,17 +132,32 @@ def _put_card(
     repository.put(README, card.card(published).encode())
 
 
+def _empty(repository: DatasetRepository, folder: RepositoryFolder, log: Callable[[str], None]) -> None:
+    """Commit that neither pairs nor a card of them are there. The record stays, and with it the dataset ours."""
+    doomed = [
+        path
+        for path in repository.files
+        if path in (README, card.CONTACT_SHEET) or path.startswith(f"{DATA}/")
+    ]
+    if not doomed:
+        return
+    for path in doomed:
+        repository.delete(path)
+    folder.put_record({"layout": folder.layout, "partition": folder.partition, "pairs": {}})
+    commit = repository.commit(f"no pairs of {folder.partition}")
+    log(f"{repository.uri}: commit {commit}: {len(doomed)} files deleted, no pair is left")
+
+
 def _any_kept(curated_pairs: Table) -> bool:
     return any(True in batch.column("keep").to_pylist() for batch in curated_pairs.batches(["keep"]))
 
 
 def _require_ours(repository: DatasetRepository, found: str | None, partition: str) -> None:
     """Raises HubError if the repository holds what a push would overwrite."""
-    foreign = repository.foreign
-    if foreign:
+    if found is None and repository.files:
         raise HubError(
-            f"{repository} holds files that did not come from here ({', '.join(foreign[:3])}): name a new one as "
-            "`push_to_hub: repo_id:`, or delete these files on the Hub"
+            f"{repository} holds files that did not come from here ({', '.join(repository.files[:3])}): {RECORD} is not there, or is "
+            "not ours. Name a new one as `push_to_hub: repo_id:`, or delete these files on the Hub"
         )
     if found not in (None, partition):
         raise HubError(f"{repository} holds the pairs of {found!r}: name another one for {partition!r}")

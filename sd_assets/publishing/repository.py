@@ -1,7 +1,7 @@
 """A dataset repository of the Hub as the folder of an export: it is read as its newest commit, and what a run writes is one more."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ RECORD: Final = "sd_assets.json"
 _OF_THE_HUB: Final = frozenset({".gitattributes"})
 _TIMEOUT_S: Final = 30
 # Where the files of an export lie.
-_DATA: Final = "data"
+DATA: Final = "data"
 
 
 class DatasetRepository:
@@ -32,12 +32,13 @@ class DatasetRepository:
     Args:
         repo_id: `owner/name`.
         private: whether it is to be private, and made so if it is not there.
+        create: whether it is made if it is not there; else it is then like one that is empty.
 
     Raises:
         HubError: no access, or it is public and must not be; says what to do.
     """
 
-    def __init__(self, repo_id: str, *, private: bool) -> None:
+    def __init__(self, repo_id: str, *, private: bool, create: bool = True) -> None:
         from huggingface_hub import HfApi, RepoFile
         from huggingface_hub.errors import RepositoryNotFoundError
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -45,10 +46,16 @@ class DatasetRepository:
         disable_progress_bars()  # in the log of a run they are noise
         self.repo_id = repo_id
         self._api = HfApi()
+        self._head = ""
+        self._sizes: dict[str, int] = {}
+        self._put: dict[str, CommitOperationAdd] = {}
+        self._deleted: set[str] = set()
         with self._explained():
             try:
                 info = self._api.dataset_info(repo_id, timeout=_TIMEOUT_S)
             except RepositoryNotFoundError:
+                if not create:
+                    return
                 self._api.create_repo(repo_id, repo_type="dataset", private=private)
                 info = self._api.dataset_info(repo_id, timeout=_TIMEOUT_S)
             self._head = str(info.sha)
@@ -61,8 +68,6 @@ class DatasetRepository:
                 f"{self}: it is public, and `push_to_hub:` has `private: true`: make it private in its settings on the Hub, "
                 "or set `private: false`"
             )
-        self._put: dict[str, CommitOperationAdd] = {}
-        self._deleted: set[str] = set()
 
     def __str__(self) -> str:
         return f"the Hub dataset {self.repo_id!r}"
@@ -83,9 +88,9 @@ class DatasetRepository:
         return self._head
 
     @property
-    def foreign(self) -> list[str]:
-        """The files of the newest commit, if no run of ours made it."""
-        return [] if RECORD in self._sizes else sorted(self._sizes.keys() - _OF_THE_HUB)
+    def files(self) -> list[str]:
+        """The files of the newest commit besides those that the Hub puts into a new repository; sorted."""
+        return sorted(self._sizes.keys() - _OF_THE_HUB)
 
     def names(self, folder: str) -> list[str]:
         """The names of the files directly in a folder, after the changes; sorted."""
@@ -93,13 +98,10 @@ class DatasetRepository:
         there = (path.rpartition("/") for path in paths)
         return sorted(name for parent, _, name in there if parent == folder)
 
-    def size(self, path: str) -> int:
-        """The bytes of a file. Raises FileNotFoundError."""
-        if path in self._put:
-            return self._put[path].upload_info.size
-        if path in self._deleted or path not in self._sizes:
-            raise FileNotFoundError(f"{self.uri}/{path}")
-        return self._sizes[path]
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The names of the files directly in a folder, after the changes, and the bytes of each; sorted."""
+        put = {path: addition.upload_info.size for path, addition in self._put.items()}
+        return {name: (self._sizes | put)[f"{folder}/{name}"] for name in self.names(folder)}
 
     def get(self, path: str) -> bytes | None:
         """A small file of the newest commit; None: there is none. What was put is not seen."""
@@ -207,11 +209,18 @@ class RepositoryFolder(ExportFolder):
     def names(self, split: str = "") -> list[str]:
         return self._repository.names(_at(split))
 
-    def size(self, split: str, name: str) -> int:
-        return self._repository.size(_at(split, name))
+    def sizes(self, split: str) -> dict[str, int]:
+        return self._repository.sizes(_at(split))
 
     def get(self, split: str, name: str) -> bytes | None:
         return self._repository.get(_at(split, name))
+
+    def put_if_other(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+        whole = b"".join(data)
+        if self.get(split, name) == whole:
+            return False
+        self._repository.put(_at(split, name), whole)
+        return True
 
     def put(self, split: str, name: str, data: Iterable[bytes | pa.Buffer]) -> None:
         self._repository.put(_at(split, name), b"".join(data))
@@ -220,15 +229,20 @@ class RepositoryFolder(ExportFolder):
         self._repository.delete(_at(split, name))
 
     def record(self) -> dict[str, Any]:
+        """What the last push left; empty: there was none, or what is there is damaged, or no record of ours."""
         try:
-            record: dict[str, Any] = json.loads(self._repository.get(RECORD) or b"{}")
-        except ValueError:  # damaged: it is written anew
+            record = json.loads(self._repository.get(RECORD) or b"{}")
+        except ValueError:
             return {}
-        return record
+        ours = isinstance(record, dict) and record.get("layout") == self.layout
+        return record if ours and isinstance(record.get("partition"), str) else {}
 
     def put_record(self, record: dict[str, Any]) -> None:
         self._repository.put(RECORD, json.dumps(record, indent=1).encode())
 
+    def sweep(self) -> None:
+        """Nothing is ever half-written here."""
+
 
 def _at(*parts: str) -> str:
-    return "/".join([_DATA, *(part for part in parts if part)])
+    return "/".join([DATA, *(part for part in parts if part)])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sd_assets.report.pairs import Pair
+from sd_assets.report.pairs import Pair, is_shown
 
 # What of a pair may change, as the page says it.
 ADDED, REMOVED = "added", "removed"
@@ -18,13 +18,16 @@ class Changes:
     Args:
         state: what the last report left, `as_json` of its own changes; empty: there was none.
         data: names the content that is compared. Where the last report was made of the same, its changes stay.
+        step: every so many pairs one is shown. What only one of the two reports could show is not compared.
 
     Attributes:
         first: whether there is nothing to compare with.
     """
 
-    def __init__(self, state: Mapping[str, Any], data: str) -> None:
+    def __init__(self, state: Mapping[str, Any], data: str, step: int) -> None:
         self._data = data
+        self._step = step
+        self._in_both = max(step, state.get("step", 1))
         self._same = state.get("data") == data
         # Digests of image and captions (8 hex digits each) and `keep` by image_id. Of what is gone nothing is kept, not even
         # its image_id: it may have been taken down.
@@ -39,8 +42,10 @@ class Changes:
         """What of a pair has changed."""
         now = [pair.image_digest.hex()[:8], _digest(pair.shown["captions"]), pair.keep]
         self._pairs[pair.image_id] = now
-        if not self._same and not self.first and (kinds := self._found(pair.image_id, now)):
-            self._kinds[pair.image_id] = kinds
+        if not self._same and not self.first and is_shown(pair.image_id, self._in_both):
+            kinds = self._found(pair.image_id, now)
+            if kinds:
+                self._kinds[pair.image_id] = kinds
         return self._kinds.get(pair.image_id, [])
 
     def _found(self, image_id: str, now: list[Any]) -> list[str]:
@@ -62,7 +67,8 @@ class Changes:
     def removed(self) -> int:
         """How many pairs are gone; to be asked when all pairs were compared."""
         if not self._same and not self.first:
-            self._removed = len(self._before.keys() - self._pairs.keys())
+            gone = self._before.keys() - self._pairs.keys()
+            self._removed = sum(is_shown(image_id, self._in_both) for image_id in gone)
         return self._removed
 
     @property
@@ -78,6 +84,7 @@ class Changes:
         """
         return {
             "data": self._data,
+            "step": self._step,
             "made_of": made_of,
             "since": self._since,
             "kinds": self._kinds,

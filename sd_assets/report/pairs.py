@@ -113,10 +113,7 @@ class PairReader:
         for rows in curated_rows(self._pairs, self._curated, [*_COLUMNS, *_JUDGED], dropped=True):
             assert rows.digests is not None
             ids = rows.known.column("image_id").to_pylist()
-            # The same sample after a refresh: it hangs on the image alone.
-            places = [
-                place for place, image_id in enumerate(ids) if crc32(image_id.encode()) % self.step == 0
-            ]
+            places = [place for place, image_id in enumerate(ids) if is_shown(image_id, self.step)]
             known = rows.known.take(pa.array(places, pa.int64())).to_pylist()
             pairs = [self._pair(rows.digests[place], row) for place, row in zip(places, known, strict=True)]
             yield rows, places, pairs
@@ -153,6 +150,16 @@ class PairReader:
 
     def _all_shown(self, texts: Sequence[str] | None) -> list[str]:
         return [visible(self._public(text)) for text in (texts or ())[:_MAX_TEXTS] if text is not None]
+
+
+def is_shown(image_id: str, step: int) -> bool:
+    """Whether a pair is in the sample of one of so many. After a refresh it still is: that hangs on the image alone.
+
+    Args:
+        image_id: of the pair.
+        step: a power of two, so that a larger one's sample is part of a smaller one's.
+    """
+    return crc32(image_id.encode()) % step == 0
 
 
 def _near(near_duplicates: Table) -> Iterator[dict[str, Any]]:

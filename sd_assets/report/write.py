@@ -99,7 +99,7 @@ def write_report(files: Files, partition: str, tables: Tables, log: Callable[[st
     reader = PairReader(tables.text_image_pairs, tables.curated_pairs, tables.near_duplicates)
     if reader.step > 1:
         log(f"more pairs than a browser holds: the report shows one of {reader.step}")
-    changes = Changes(state, tables.pairs())
+    changes = Changes(state, tables.pairs(), reader.step)
     chunks = _Chunks(folder)
     packs: list[tuple[str, int]] = []
     changed: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """Which images are the same picture, and which pairs one trains on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -65,6 +65,8 @@ class NearDuplicateSettings(Settings):
         keep_out: images that must not be trained on, as those of an evaluation: a source, like an entry's, but no list of URLs.
     """
 
+    WITHOUT_EFFECT = frozenset({"keep_out"})  # it is a section of its own to what is made from it
+
     max_hash_distance: int | None = Field(10, ge=0, le=24)
     min_cosine_of_hashes: Cosine | None = 0.85
     min_cosine: float | None = Field(0.97, gt=0, le=1)
@@ -92,7 +94,8 @@ class CurationSettings(Settings):
         hosts: that pass, with their sub-domains.
         refused_hosts: that do not, nor their sub-domains.
         max_per_host: pairs of one host, at most: the best.
-        max_per_query: pairs that one query found, at most: the best. A pair that several queries found counts for each.
+        max_per_query: pairs that one query found, at most: the best. A pair that several queries found counts for each. Where a
+            cap refuses the best of a cluster of near-duplicates, the next of it is asked.
         validation: share of the kept pairs that are the split `validation`. By a hash of the image_id: a pair stays in its
             split as long as it is kept, and a larger share moves pairs from train to validation only.
         best: scores, the most important first, by which members of a cluster, and of what is capped, are compared; of those
@@ -111,13 +114,10 @@ class CurationSettings(Settings):
     best: tuple[ScoreName, ...] = ("resolution", "alignment", "aesthetic")
 
     @property
-    def names(self) -> Mapping[str, str]:
-        """The scores that are named, each with the field that names it first."""
-        named: dict[str, str] = {}
-        for field in ("min", "max", "unknown_passes", "best"):
-            for name in getattr(self, field):
-                named.setdefault(name, field)
-        return named
+    def names(self) -> Sequence[tuple[str, str]]:
+        """Fields that name scores, with each that they name."""
+        fields = ("min", "max", "unknown_passes", "best")
+        return [(field, name) for field in fields for name in getattr(self, field)]
 
     @model_validator(mode="after")
     def _something_can_pass(self) -> "CurationSettings":

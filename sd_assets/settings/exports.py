@@ -81,10 +81,13 @@ class WebDatasetSettings(ShardSettings):
     """WebDataset.
 
     Attributes:
+        image_extension: under which all images stand, whatever their bytes are: `load_dataset("webdataset")` takes the
+            columns of the first sample to be those of all. None: each under that of its format.
         pwatermark: what the `json` of a pair says of its watermark where no score of one's own of this name does. Some
             trainers drop pairs without one; None: nothing is said.
     """
 
+    image_extension: Literal["jpg", "png", "webp"] | None = None
     pwatermark: float | None = Field(None, gt=0, le=1)
 
 

@@ -21,7 +21,7 @@ class ScoreModelSettings(Settings):
         sigmoid: of a head: whether its answer is made a number from 0 to 1.
         model: an image classifier of transformers: a Hub id, or a folder.
         label: of a classifier: the score is the probability of this one, in whichever case. None for a model that answers one
-            number.
+            number, which is then the score as it is.
         revision: of what is on the Hub: a branch, tag or commit.
         batch_size: of a classifier: images a forward pass, at most; null: as many as suit the device.
     """
@@ -73,7 +73,7 @@ class ScoreModelSettings(Settings):
 
 
 class ScoreSettings(Settings):
-    """Scores that need a model of their own; each may be left out, and its table is then empty.
+    """Scores that need a model of their own; each may be left out: its table is then empty, and there can be no threshold on it.
 
     Attributes:
         aesthetic: how beautiful: the number that its model answers, mostly 1 to 10.

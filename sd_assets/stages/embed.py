@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pyarrow as pa
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import IMAGE_EMBEDDINGS, SEED_EMBEDDINGS, TableSchema
-from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.stages.stage import Stage, failure, or_error, rows_of
 from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
 
@@ -42,12 +42,6 @@ class _ClipStage(Stage):
 
     def facts(self) -> dict[str, Any]:
         return self._encoder.facts()
-
-    def _pixels(self, image: bytes) -> npt.NDArray[Any] | RowError:
-        try:
-            return self._encoder.pixels(image)
-        except RowError as error:
-            return error
 
     def _encoded(
         self, prepared: Sequence[Any], kind: type, encode: Callable[..., npt.NDArray[np.float32]]
@@ -86,7 +80,7 @@ class EmbedStage(_ClipStage):
         columns = (rows.column(name) for name in ("kind", "image", "prompt"))
         # `as_py` of one image at a time: of all at once they would be in memory twice.
         return [
-            self._pixels(image.as_py()) if kind.as_py() == "image" else prompt.as_py()
+            or_error(self._encoder.pixels, image.as_py()) if kind.as_py() == "image" else prompt.as_py()
             for kind, image, prompt in zip(*columns, strict=True)
         ]
 
@@ -108,14 +102,14 @@ class ImageEmbedStage(_ClipStage):
     """The images of the dataset, as they are kept."""
 
     version = "1"
-    reads = ("image",)  # image_id is of the bytes as they came
+    reads: ClassVar[tuple[str, ...]] = ("image",)  # image_id is of the bytes as they came
 
     @property
     def schema(self) -> TableSchema:
         return IMAGE_EMBEDDINGS
 
     def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[Any] | RowError]:
-        return [self._pixels(image.as_py() or b"") for image in rows.column("image")]
+        return [or_error(self._encoder.pixels, image.as_py() or b"") for image in rows.column("image")]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         found = self._encoded(prepared, np.ndarray, self._encoder.encode_images)

@@ -7,7 +7,7 @@ import pyarrow as pa
 from sd_assets.errors import RowError
 from sd_assets.measures.quality import Quality, measured
 from sd_assets.schemas import IMAGE_QUALITY, TableSchema
-from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.stages.stage import Stage, failure, or_error, rows_of
 
 _ORIGINAL = ("original_width", "original_height")
 
@@ -15,7 +15,7 @@ _ORIGINAL = ("original_width", "original_height")
 class ImageQualityStage(Stage):
     """Images measured as they are kept, one pass over the pixels of each, in threads; of what came, the size."""
 
-    version = "1"
+    version = "2"
     reads = ("image", *_ORIGINAL)
 
     @property
@@ -23,7 +23,7 @@ class ImageQualityStage(Stage):
         return IMAGE_QUALITY
 
     def prepare(self, rows: pa.RecordBatch) -> list[Quality | RowError]:
-        return [_measured(image.as_py() or b"") for image in rows.column("image")]
+        return [or_error(measured, image.as_py() or b"") for image in rows.column("image")]
 
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         listed = rows.select(["image_id", *_ORIGINAL]).to_pylist()
@@ -34,13 +34,6 @@ class ImageQualityStage(Stage):
                 for (identity, *came), found in zip(map(dict.values, listed), prepared, strict=True)
             ),
         )
-
-
-def _measured(image: bytes) -> Quality | RowError:
-    try:
-        return measured(image)
-    except RowError as error:
-        return error
 
 
 def _columns(original: list[int | None], found: Quality | RowError) -> dict[str, Any]:

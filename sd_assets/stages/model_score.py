@@ -1,6 +1,7 @@
 """aesthetic_scores and nsfw_scores: the number that a model gives every image, if the entry asks for one."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from sd_assets.models.scoring.classifier import ImageClassifier
 from sd_assets.models.scoring.head import Head
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.embedded import embeddings_of
-from sd_assets.stages.stage import Stage, failure, rows_of
+from sd_assets.stages.stage import Stage, failure, or_error, rows_of
 
-VERSION = "1"
+VERSION = "2"
 # Scores whose numbers mean nothing beyond these.
 _BOUNDS = {"nsfw": (0.0, 1.0)}
+# By how much a model that was trained to answer such numbers passes them at times.
+_TOLERANCE = 0.05
+# Of a batch: as many beyond the bounds, and most of it, are of a model that answers something else.
+_SEVERAL = 5
 _EMBEDDINGS_A_BATCH = 1_024
 
 
@@ -51,6 +56,7 @@ class _ScoreStage(Stage):
     def process(self, rows: pa.RecordBatch, prepared: Any) -> pa.RecordBatch:
         identities = rows.column("image_id").to_pylist()
         scores = self._scores(rows, prepared)
+        self._require_scale([it for it in scores if not isinstance(it, RowError)])
         return rows_of(
             self._schema,
             (
@@ -68,13 +74,33 @@ class _ScoreStage(Stage):
             return failure(score)
         if not np.isfinite(score):
             return failure(RowError(ErrorCode.NOT_FINITE, f"{self._model.identity} answered NaN or infinity"))
-        low, high = _BOUNDS.get(self._score, (-np.inf, np.inf))
-        if not low <= score <= high:
-            raise ModelError(
-                f"{self._model.identity} answered {score:g}, and {self._score} is a number from {low:g} to {high:g}: for a head that "
-                "answers logits set `sigmoid: true`, for a classifier a `label:`"
-            )
-        return {self._score: score, "model": self._model.identity}
+        if not self._is_within(score):
+            return failure(RowError(ErrorCode.MODEL_FAILED, self._beyond(score)))
+        return {self._score: float(np.clip(score, *self._bounds)), "model": self._model.identity}
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return _BOUNDS.get(self._score, (-np.inf, np.inf))
+
+    def _is_within(self, score: float) -> bool:
+        low, high = self._bounds
+        return low - _TOLERANCE <= score <= high + _TOLERANCE
+
+    def _require_scale(self, scores: Sequence[float]) -> None:
+        """
+        Raises:
+            ModelError: most are no such numbers, as those of a model that answers logits.
+        """
+        beyond = [score for score in scores if np.isfinite(score) and not self._is_within(score)]
+        if len(beyond) >= _SEVERAL and len(beyond) > len(scores) / 2:
+            raise ModelError(self._beyond(beyond[0]))
+
+    def _beyond(self, score: float) -> str:
+        low, high = self._bounds
+        return (
+            f"{self._model.identity} answered {score:g}, and {self._score} is a number from {low:g} to {high:g}: for a head that "
+            "answers logits set `sigmoid: true`; of a classifier name the `label:` whose probability is the score"
+        )
 
 
 class HeadStage(_ScoreStage):
@@ -113,13 +139,7 @@ class ClassifierStage(_ScoreStage):
         self.on_cpu = self._classifier.on_cpu
 
     def prepare(self, rows: pa.RecordBatch) -> list[npt.NDArray[Any] | RowError]:
-        return [self._pixels(image.as_py() or b"") for image in rows.column("image")]
-
-    def _pixels(self, image: bytes) -> npt.NDArray[Any] | RowError:
-        try:
-            return self._classifier.pixels(image)
-        except RowError as error:
-            return error
+        return [or_error(self._classifier.pixels, image.as_py() or b"") for image in rows.column("image")]
 
     def _scores(self, rows: pa.RecordBatch, prepared: list[Any]) -> list[float | RowError]:
         pictures = [it for it in prepared if not isinstance(it, RowError)]

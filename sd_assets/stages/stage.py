@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -26,6 +26,9 @@ PART_ROWS = 16
 # Of these work keys the stored rows that the stage's judge refused, as far as there are any, by work key; only these
 # columns of them if some are named.
 Refused = Callable[[Sequence[bytes], Sequence[str] | None], Mapping[bytes, Mapping[str, Any]]]
+
+
+T = TypeVar("T")
 
 
 class Work(NamedTuple):
@@ -195,6 +198,14 @@ def each_row(batches: Iterable[pa.RecordBatch], at_once: int = 16) -> Iterator[d
     for batch in batches:
         for start in range(0, len(batch), at_once):
             yield from batch.slice(start, at_once).to_pylist()
+
+
+def or_error(make: Callable[[bytes], T], data: bytes) -> T | RowError:
+    """What is made of an image as it is encoded, or why nothing can be: that is then said of its row."""
+    try:
+        return make(data)
+    except RowError as error:
+        return error
 
 
 def failure(error: RowError) -> dict[str, str]:

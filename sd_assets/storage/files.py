@@ -44,6 +44,9 @@ class Files(Protocol):
     def ages(self, folder: str) -> dict[str, float]:
         """The names of the files directly in a folder, and the seconds since each was written."""
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The names of the files directly in a folder, and the bytes of each."""
+
     def folders(self, folder: str) -> list[str]:
         """The names of the folders directly in a folder, sorted; none if there is no such folder."""
 
@@ -96,6 +99,13 @@ class LocalFiles:
             with suppress(FileNotFoundError):
                 ages[name] = time.time() - (self._base / folder / name).stat().st_mtime
         return ages
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        sizes = {}
+        for name in self.names(folder):
+            with suppress(FileNotFoundError):
+                sizes[name] = (self._base / folder / name).stat().st_size
+        return sizes
 
     def folders(self, folder: str) -> list[str]:
         return self._listed(folder, os.DirEntry.is_dir)
@@ -218,6 +228,9 @@ class S3Files:
     def ages(self, folder: str) -> dict[str, float]:
         now = time.time()
         return {name: now - item["LastModified"].timestamp() for name, item in self._objects(folder)}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: item["Size"] for name, item in self._objects(folder)}
 
     def folders(self, folder: str) -> list[str]:
         prefix = f"{self._prefix}{folder}/"

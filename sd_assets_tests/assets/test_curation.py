@@ -12,15 +12,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from sd_assets.assets.common import seed_asset
+from sd_assets.assets.common import CATALOG, seed_asset
 from sd_assets.automation.jobs import BUILD_DATASET
 from sd_assets.definitions import build_definitions
+from sd_assets.errors import CatalogError
 from sd_assets.measures.quality import measured
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.models import ClipResource
 from sd_assets.resources.storage import StorageResource
-from sd_assets.settings import ClipSettings
+from sd_assets.schemas import CURATED_PAIRS, IMAGE_QUALITY, image_id
+from sd_assets.settings import ClipSettings, CurationSettings
 from sd_assets.storage.table import Table
 from sd_assets_tests.curation.tables import Tables, pair
 
@@ -36,6 +38,7 @@ class Runs:
     def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
         self.folder = folder
         self.tables = Tables(folder / "data")
+        self.blocked: dict[str, Any] = {}
         self._instance = instance
         self._storage = StorageResource(base=str(folder / "data"))
 
@@ -47,6 +50,7 @@ class Runs:
             "retrieval": {"index": "it"},
         }
         said = {
+            "blocked": self.blocked,
             "indices": {"it": {"kind": "faiss", "path": "index"}},
             "seed_datasets": {PARTITION: {**entry, **sections}, OTHER: entry},
         }
@@ -149,6 +153,10 @@ def test_a_scorer_is_an_asset_that_is_asked_by_its_name(runs: Runs) -> None:
     [
         ("alignment", True, "none of: "),
         ("image_quality", True, "none of: "),
+        ("licence", True, "none of: "),
+        ("query_ids", True, "none of: "),
+        ("keep", True, "none of: "),
+        ("error", True, "none of: "),
         ("a-b", True, "one word"),
         ("shine", False, "partition per seed dataset"),
     ],
@@ -161,6 +169,52 @@ def test_what_cannot_be_a_scorer_is_refused(name: str, partitions: bool, said: s
     decorated = dg.asset(key=key, partitions_def=shine.partitions_def if partitions else None)(scored)
     with pytest.raises(ValueError, match=said):
         build_definitions(scorers=[decorated])
+
+
+def test_a_misspelt_score_is_told_when_definitions_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    curation = CurationSettings(min={"shine": 6})
+    entry = CATALOG.entry(PARTITION).model_copy(update={"curation": curation})
+    changed = CATALOG.model_copy(update={"seed_datasets": {PARTITION: entry}})
+    monkeypatch.setattr("sd_assets.definitions.CATALOG", changed)
+    with pytest.raises(CatalogError, match=rf"seed_datasets\.{PARTITION}\.curation\.min .*no score 'shine'"):
+        build_definitions()
+    build_definitions(scorers=[shine])
+
+
+def test_another_refresh_of_the_other_partition_is_told(runs: Runs) -> None:
+    runs.tables.given([pair("here", degrees=2)], PARTITION)
+    runs.tables.given([pair("there", degrees=3)], OTHER)
+    runs.tables.write(IMAGE_QUALITY, [], OTHER)  # the one of its embeddings is done, this one not yet
+    done = runs.run(near_duplicates={"against": [OTHER]})
+    assert metadata(done, "near_duplicates")["not_compared"].value == {OTHER: 1}
+    assert runs.reasons() == {"here": ["elsewhere"]}
+    runs.tables.write(CURATED_PAIRS, [{"image_id": "there", "keep": False}], OTHER)
+    runs.run(near_duplicates={"against": [OTHER]})
+    assert runs.reasons() == {"here": []}
+
+
+def test_images_to_keep_out_that_are_blocked_are_gone_and_renamed_ones_go_by_their_new_name(
+    runs: Runs,
+) -> None:
+    folder = runs.folder / "evaluation"
+    folder.mkdir()
+    for number in (1, 2):
+        photograph(number).save(folder / f"{number}.png")
+    runs.tables.given([pair("a")], PARTITION)
+    keep_out = {"near_duplicates": {"keep_out": {"kind": "folder", "path": "evaluation"}}}
+
+    def sources() -> list[str]:
+        return sorted(runs.table("held_out_images").read(["source"]).column("source").to_pylist())
+
+    runs.run(**keep_out)
+    assert sources() == ["1.png", "2.png"]
+    (folder / "1.png").rename(folder / "renamed.png")
+    runs.run(**keep_out)
+    assert sources() == ["2.png", "renamed.png"]
+    runs.blocked = {"images": [image_id((folder / "2.png").read_bytes())]}
+    done = runs.run(**keep_out)
+    assert sources() == ["renamed.png"]
+    assert metadata(done, "held_out_images")["rows_blocked"].value == 1
 
 
 def photograph(number: int) -> Image.Image:

@@ -1,5 +1,6 @@
 """The asset hub_dataset: made where the catalogue says so, and not made where it does not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import yaml
 
 from sd_assets.assets.common import SEEDS
 from sd_assets.assets.hub_dataset import hub_dataset
+from sd_assets.publishing.places import Places
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.storage import StorageResource
+from sd_assets.schemas import TABLES
+from sd_assets.storage.files import LocalFiles
+from sd_assets.storage.table import TableStore
 from sd_assets_tests.hub.server import WRITER, Hub
 from sd_assets_tests.small_partition import write_partition
 
@@ -66,9 +71,36 @@ def test_it_is_pushed_where_the_catalogue_says_so(
 
 def test_it_is_not_made_where_the_catalogue_does_not(hub: Hub, base: Path, tmp_path: Path) -> None:
     result = materialized(base, tmp_path)
-    assert result.success
-    assert result.get_asset_materialization_events() == []
+    # Or a backfill would count as failed.
+    (made,) = result.get_asset_materialization_events()
+    assert str(made.materialization.metadata["note"].value).endswith("nothing is pushed")
     assert hub.requests == []
+
+
+def test_where_it_was_pushed_once_is_not_forgotten(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    base = tmp_path / "data"
+    write_partition(base, partition=PARTITION)
+
+    def warned(**entry: Any) -> list[str]:
+        """The datasets that a run warns of."""
+        assert materialized(base, tmp_path, **entry).success
+        return re.findall(r"the Hub dataset '(\S+)' holds an earlier push", capsys.readouterr().err)
+
+    assert warned(push_to_hub={"repo_id": REPO}) == []
+    assert warned(push_to_hub={"repo_id": REPO}) == []
+    assert warned(push_to_hub={"repo_id": "me/others"}) == [REPO]
+    assert warned() == ["me/others", REPO]
+    assert warned(push_to_hub={"repo_id": REPO}) == ["me/others"]
+    # As the warning says.
+    Path(Places(TableStore(LocalFiles(base)), PARTITION).uri).unlink()
+    assert warned() == []
+
+
+def test_it_is_made_after_every_table_that_it_speaks_of() -> None:
+    assert {dg.AssetKey(schema.name) for schema in TABLES} <= set(hub_dataset.dependency_keys)
 
 
 def test_a_push_that_is_refused_fails_the_step(hub: Hub, base: Path, tmp_path: Path) -> None:

@@ -64,8 +64,12 @@ def write_tables() -> None:
         {"image_id": name, "image": image, "captions": ["a"], "origin": "seed"}
         for name, image in IMAGES.items()
     ]
-    alone = [{"image_id": name, "cluster": name, "cluster_size": 1} for name in IMAGES]
-    scored = [{"image_id": name} for name in IMAGES]
+    alone = [
+        {"image_id": name, "cluster": name, "cluster_size": 1, "held_out": [], "elsewhere": []}
+        for name in IMAGES
+    ]
+    errors = {"broken": "not_an_image"}
+    scored = [{"image_id": name, "error": errors.get(name)} for name in IMAGES]
     tables: dict[TableSchema, list[dict[str, Any]]] = {
         TEXT_IMAGE_PAIRS: pairs,
         IMAGE_QUALITY: scored,
@@ -108,7 +112,7 @@ def test_the_scorer_of_the_docs(module: ModuleType, tmp_path: Path, instance: dg
     least = {"min": {"colourfulness": 15}}
     low, unknown = "low_colourfulness", "unknown_colourfulness"
     assert curated(module, tmp_path, instance, least) == (
-        {"vivid": [], "grey": [low], "broken": [unknown]},
+        {"vivid": [], "grey": [low], "broken": ["unreadable", unknown]},
         3,
     )
     scores = StorageResource().store().open("colourfulness", PARTITION).read().to_pylist()
@@ -116,4 +120,7 @@ def test_the_scorer_of_the_docs(module: ModuleType, tmp_path: Path, instance: dg
     assert scores[0]["colourfulness"] > 15 > scores[1]["colourfulness"] == 0
     # Another threshold scores nothing anew.
     passes = {"min": {"colourfulness": 0}, "unknown_passes": ["colourfulness"]}
-    assert curated(module, tmp_path, instance, passes) == ({"vivid": [], "grey": [], "broken": []}, 0)
+    assert curated(module, tmp_path, instance, passes) == (
+        {"vivid": [], "grey": [], "broken": ["unreadable"]},
+        0,
+    )

@@ -94,7 +94,8 @@ def test_an_edit_of_what_is_blocked_counts_for_all(project: Project) -> None:
     project.catalog["blocked"] = {"hosts": ["evil.example"], "urls": ["http://x.example/secret-name.jpg"]}
     project.write()
     assert told(project) == len(PARTITIONS)
-    touched = ("seed_images", "retrieval_hits", "downloaded_images")
+    of_the_web = ("seed_images", "retrieval_hits", "downloaded_images")
+    touched = (*of_the_web, "held_out_images", "near_duplicates")
     assert project.stale() == {(asset, partition) for asset in touched for partition in BUILT}
 
 

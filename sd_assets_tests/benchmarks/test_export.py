@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import benchmarks.export
 from benchmarks.export import ratios
 from sd_assets.exports.export import LAYOUTS
 
@@ -30,6 +33,23 @@ def test_every_layout_is_compared_with_both_copies(tmp_path: Path) -> None:
     # What was compared is of one size: twelve photographs, and what a layout says of them.
     assert all(1_200_000 < it["bytes"] < 3_000_000 for it in detail.values())
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_measured_says_where_images_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what the asset makes does."""
+    said: list[str] = []
+
+    def remember(source: Path, target: Path) -> None:
+        target.mkdir()
+        lines = (source / "metadata.jsonl").read_text().splitlines()
+        said.extend(json.loads(line)["provenance"] for line in lines)
+
+    monkeypatch.setattr(benchmarks.export, "LAYOUTS", {"kohya": LAYOUTS["kohya"]})
+    monkeypatch.setattr(benchmarks.export, "_copy_files", remember)
+    benchmarks.export.run(tmp_path, 3, 1)
+    assert [json.loads(it)["found_by"][0]["prompt"] for it in said] == ["a photograph"] * 3
 
 
 def test_the_ratio_is_the_median_of_those_by_turns() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from sd_assets.curation.ranking import best_first, beyond, not_the_best
+from sd_assets.curation.ranking import Cap, best_first, not_the_best, without_room
+from sd_assets.retrieval.filters import Mask
 
 IDS = pa.array(["e", "d", "c", "b", "a"])
 NAN = float("nan")
@@ -31,12 +32,38 @@ def test_of_a_cluster_the_best_clean_member_stays_and_if_none_is_clean_the_best(
     assert not_the_best(clusters, ranked, clean).tolist() == [True, False, True, True, False]
 
 
+ALONE = np.arange(5)
+GROUPS = [["x"], ["x", "y"], ["y"], [], ["x"]]
+EVERYBODY = np.ones(5, np.bool_)
+RANKED = np.array([1, 0, 2, 3, 4])
+
+
+def refused(most: int, clean: Mask = EVERYBODY) -> list[bool]:
+    near, (no_room,) = without_room([Cap(most, GROUPS)], ALONE, RANKED, clean)
+    assert not near.any()
+    return list(no_room.tolist())
+
+
 def test_a_cap_takes_the_best_of_each_group_and_nobody_twice() -> None:
-    groups = [["x"], ["x", "y"], ["y"], [], ["x"]]
-    ranked = np.array([1, 0, 2, 3, 4])
-    everybody = np.ones(5, np.bool_)
     # Place 1 fills both groups.
-    assert beyond(1, groups, ranked, everybody).tolist() == [True, False, True, False, True]
-    assert beyond(2, groups, ranked, everybody).tolist() == [False, False, False, False, True]
-    without = np.array([True, False, True, True, True])
-    assert beyond(1, groups, ranked, without).tolist() == [False, False, False, False, True]
+    assert refused(1) == [True, False, True, False, True]
+    assert refused(2) == [False, False, False, False, True]
+    assert refused(1, np.array([True, False, True, True, True])) == [False, False, False, False, True]
+
+
+def test_what_one_cap_refuses_takes_no_room_of_another() -> None:
+    hosts, queries = [["a"], ["b"], ["b"]], [["q"], ["q"], ["r"]]
+    _, masks = without_room(
+        [Cap(1, hosts), Cap(1, queries)], np.arange(3), np.arange(3), np.ones(3, np.bool_)
+    )
+    assert [mask.tolist() for mask in masks] == [[False, False, False], [False, True, False]]
+
+
+def test_where_a_cap_refuses_the_best_of_a_cluster_the_next_is_asked() -> None:
+    # 0 fills x; 1 leads the cluster 1, 2, 3, 4, of which 4 is not clean.
+    groups = [["x"], ["x"], ["y"], ["z"], ["z"]]
+    clean = np.array([True, True, True, True, False])
+    clusters = np.array([0, 1, 1, 1, 1])
+    near, (no_room,) = without_room([Cap(1, groups)], clusters, np.arange(5), clean)
+    assert near.tolist() == [False, False, False, True, True]
+    assert no_room.tolist() == [False, True, False, False, False]

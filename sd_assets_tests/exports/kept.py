@@ -52,6 +52,9 @@ class Kept:
     keep: bool = True
     seed: bool = False
     size: tuple[int, int] = SIZE
+    url: str | None = None
+    text: str = "a text"
+    own_score: str = "redness"
 
 
 def some(count: int = 8, *, start: int = 0) -> list[Kept]:
@@ -73,7 +76,8 @@ def tables_of(base: Path, pairs: Sequence[Kept], partition: str = "p") -> dict[s
     of_pairs, curated, captions = [], [], []
     for image, pair in zip(images, pairs, strict=True):
         width, height = pair.size
-        found = {} if pair.seed else {"url": f"https://example.org/{image[:8]}.jpg", "licence": "CC-BY-4.0"}
+        url = pair.url or f"https://example.org/{image[:8]}.jpg"
+        found = {} if pair.seed else {"url": url, "licence": "CC-BY-4.0"}
         of_pairs.append(
             {
                 "image_id": image,
@@ -83,7 +87,7 @@ def tables_of(base: Path, pairs: Sequence[Kept], partition: str = "p") -> dict[s
                 "original_width": 2 * width,
                 "original_height": 2 * height,
                 "captions": list(pair.captions),
-                "text": "a text",
+                "text": pair.text,
                 "origin": "seed" if pair.seed else "retrieved",
                 "similarity": None if pair.seed else 0.75,
                 "query_ids": None if pair.seed else ["q1", "q2"],
@@ -100,7 +104,7 @@ def tables_of(base: Path, pairs: Sequence[Kept], partition: str = "p") -> dict[s
                 "resolution": min(pair.size),
                 "alignment": 0.25,
                 "similarity": None if pair.seed else 0.75,
-                "own_scores": [{"score": "redness", "value": 0.5}],
+                "own_scores": [{"score": pair.own_score, "value": 0.5}],
             }
         )
         captions += [
@@ -122,7 +126,7 @@ def exported(base: Path, layout: str, pairs: Sequence[Kept] | None = None, **set
     )
     chosen = ExportsSettings.model_validate({layout: settings}).layout(layout)
     assert chosen is not None
-    folder = ExportFolder(LocalFiles(base), layout, "p", "exports")
+    folder = ExportFolder(LocalFiles(base / "exports"), layout, "p")
     return export(LAYOUTS[layout](chosen), folder, tables, lambda line: None)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from sd_assets.errors import ErrorCode
 from sd_assets.exports.export import LAYOUTS
 from sd_assets.exports.pair import SPLITS
 from sd_assets.schemas import image_id
 from sd_assets_tests.exports import contracts
-from sd_assets_tests.exports.kept import MODEL, Kept, encoded, exported, folder_of, some
+from sd_assets_tests.exports.kept import MODEL, Kept, encoded, exported, files_of, folder_of, some
 
 WITH_ALL_CAPTIONS = [layout for layout in LAYOUTS if layout != "ai_toolkit"]
 
@@ -125,6 +126,33 @@ def test_the_provenance_is_there(tmp_path: Path, layout: str) -> None:
     assert "similarity" not in scores_of(of_seed)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_secrets_of_addresses_are_not_exported(tmp_path: Path, layout: str) -> None:
+    url = "https://me:hunter2@example.org/a.png?X-Amz-Signature=0123456789abcdef"
+    pair = Kept(encoded(0, "png"), ("a room",), url=url, text=f"see {url}")
+    exported(tmp_path, layout, [pair])
+    if layout == "parquet":
+        said = json.dumps(contracts.parquet(folder_of(tmp_path, layout))["train"].remove_columns("image")[0])
+    else:
+        said = " ".join(data.decode(errors="replace") for data in files_of(tmp_path, layout).values())
+    assert "hunter2" not in said and "0123456789abcdef" not in said
+    assert "https://example.org/a.png?" in said
+
+
+def test_an_empty_caption_is_left_out_with_its_model(tmp_path: Path) -> None:
+    pairs = [
+        Kept(encoded(0), ("one", " ", "two")),
+        Kept(encoded(1), ("", "three")),
+        Kept(encoded(2), ("", " ")),
+    ]
+    assert exported(tmp_path, "parquet", pairs, captions="all").record["failures"] == {
+        ErrorCode.EMPTY_CAPTION: 1
+    }
+    rows = contracts.parquet(folder_of(tmp_path, "parquet"))["train"]
+    assert list(rows["text"]) == [["one", "two"], ["three"]]
+    assert list(rows["caption_models"]) == [[MODEL, MODEL], [MODEL]]
+
+
 def scores_of(row: dict[str, Any]) -> dict[str, float]:
     names = ("resolution", "alignment", "similarity", "redness")
     scores = row.get("scores", row.get("own_scores", ()))
@@ -157,6 +185,26 @@ def test_trainers_that_ask_for_a_watermark_take_what_is_said_to_have_none(
     large = [it for it in described if min(it["original_width"], it["original_height"]) >= 64]
     assert len(large) == 3
     assert sum((it.get("pwatermark", 1.0) or 1.0) <= 0.5 for it in large) == taken
+
+
+def test_a_score_of_one_s_own_does_not_take_the_place_of_what_trainers_read(tmp_path: Path) -> None:
+    exported(tmp_path, "webdataset", [Kept(encoded(0), ("a room",), own_score="width")])
+    (sample,) = contracts.webdataset(folder_of(tmp_path, "webdataset") / "train")
+    described = json.loads(sample["json"])
+    assert (described["width"], described["score_width"], described["alignment"]) == (48, 0.5, 0.25)
+
+
+def test_datasets_reads_webdataset_whose_images_have_one_extension(tmp_path: Path) -> None:
+    """It takes the files of the first samples to be those of all; whether the bytes are of that format it does not ask."""
+    import datasets
+
+    pairs = [Kept(encoded(number, kind), ("a room",)) for number, kind in enumerate(("jpeg", "png", "webp"))]
+    exported(tmp_path, "webdataset", pairs, image_extension="jpg")
+    shards = str(folder_of(tmp_path, "webdataset") / "train" / "*.tar")
+    found = datasets.load_dataset(
+        "webdataset", data_files={"train": shards}, cache_dir=str(tmp_path / "cache")
+    )
+    assert [row["jpg"].size for row in found["train"]] == [(48, 32)] * 3
 
 
 def test_parquet_streams_and_has_no_row_group_of_all_images(tmp_path: Path) -> None:

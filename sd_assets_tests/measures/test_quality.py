@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 from sd_assets.errors import RowError
 from sd_assets.measures.pictures import luma_of
 from sd_assets.measures.quality import measured
-from sd_assets_tests.measures.photographs import compressed, encoded, luma, photograph
+from sd_assets_tests.measures.photographs import NAMES, compressed, encoded, luma, photograph
 
 PHOTO = "coffee.png"
 
@@ -36,12 +36,22 @@ def test_bars_do_not_count_as_sharp_edges() -> None:
     alone, within = (measured(encoded(it, "png")) for it in (image, framed))
     assert within.flat_border > 0.25 and alone.flat_border == 0
     assert (within.sharpness, within.blockiness) == pytest.approx((alone.sharpness, alone.blockiness))
-    assert within.perceptual_hash != alone.perceptual_hash
+    assert within.perceptual_hash == alone.perceptual_hash
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_square_that_was_cropped_from_a_picture_has_its_hash(name: str) -> None:
+    image = photograph(name)
+    side = min(image.size)
+    square = ImageOps.fit(image, (side * 3 // 4,) * 2, Image.Resampling.LANCZOS)
+    hashes = [int(measured(encoded(it)).perceptual_hash or "", 16) for it in (image, square)]
+    assert (hashes[0] ^ hashes[1]).bit_count() <= 6
 
 
 def test_all_of_one_colour() -> None:
     flat = measured(encoded(Image.new("RGB", (64, 48), "grey"), "png"))
     assert (flat.sharpness, flat.blockiness, flat.flat_border) == (0, 0, 1)
+    assert flat.perceptual_hash is None
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ def test_the_world_s_truth_is_found(pipeline: Pipeline, world: World) -> None:
 
 
 @pytest.mark.usefixtures("rooms")
-def test_a_stable_diffusion_trains_on_what_is_exported(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_the_training_loop_of_diffusers_runs_on_what_is_exported(pipeline: Pipeline, tmp_path: Path) -> None:
+    """That its loop reads the folder, and learns something of it. So few steps learn how noise looks: not what captions mean."""
     # diffusers takes seconds to import, which other tests need not wait for.
     from sd_assets_tests.tiny_diffusion import TinyDiffusion
 

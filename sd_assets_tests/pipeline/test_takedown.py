@@ -1,4 +1,7 @@
-"""What is put on the list `blocked:` is gone at the next refresh, wherever it was, and comes back once it is off the list."""
+"""What is put on the list `blocked:` is gone at the next refresh, wherever it was, and comes back once it is off the list.
+
+That is so in the tables, and in what is made of them: exports, the report, and the dataset of the Hub.
+"""
 
 import io
 import json
@@ -30,10 +33,13 @@ from sd_assets.schemas import image_id, text_id
 from sd_assets.stages.download import DownloadStage
 from sd_assets.stages.stage import Refused, Work
 from sd_assets_tests.download.misbehaving import Server, answer
+from sd_assets_tests.hub.server import WRITER, Hub
 
 PARTITION = SEEDS.get_partition_keys()[0]
 NAMES = [asset.key.path[0] for asset in ASSETS]
 SEED_PATHS = ("/seed.png", "/seed-blocked-url.png", "/seed-blocked-image.png")
+LAYOUTS = ("imagefolder", "parquet")
+REPO = "me/noise"
 PATHS = ("/fine.png", "/blocked-url.png", "/blocked-image.png", "/known-image.png", "/there.png")
 
 
@@ -147,6 +153,10 @@ class Project:
                 "image_size": 32,
                 "image_format": "png",
             },
+            # The toy's embeddings are all near each other.
+            "near_duplicates": {"min_cosine": None},
+            "exports": {layout: {} for layout in LAYOUTS},
+            "push_to_hub": {"repo_id": REPO},
             "checks": {"max_same_caption": 1, "max_failed": {"downloaded_images": 0.01}},
         }
         self.write({})
@@ -198,6 +208,15 @@ class Project:
         manifests = {name: self.storage.table(name, PARTITION).manifest for name in NAMES}
         return {name: (manifest.version, manifest.data_version) for name, manifest in manifests.items()}
 
+    def outputs(self, hub: Hub, folder: Path) -> list[Path]:
+        """The folders of exports and reports, and a copy of the newest commit on the Hub."""
+        repo = hub.repo("datasets", REPO)
+        copy = folder / repo.refs["main"]
+        for name, data in repo.commits[repo.refs["main"]].items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(data)
+        return [*(self.data / "exports" / layout for layout in LAYOUTS), self.data / "reports", copy]
+
     def wip(self, name: str) -> list[Path]:
         return sorted((self.data / "_sd_assets" / name / PARTITION / "wip").glob("*.json"))
 
@@ -217,18 +236,25 @@ def said_in(path: Path) -> str:
 
 def holding(needles: Sequence[str | bytes], *folders: Path) -> set[str]:
     """The files that hold one of these, as text or as bytes."""
-    texts = [needle if isinstance(needle, str) else repr(needle)[2:-1] for needle in needles]
-    return {
-        str(path)
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file() and any(text in said_in(path) for text in texts)
-    }
+    found = set()
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        said = said_in(path)
+        if any(as_said(needle, path) in said for needle in needles):
+            found.add(str(path))
+    return found
+
+
+def as_said(needle: str | bytes, path: Path) -> str:
+    """How `said_in` gives a text, or bytes."""
+    if isinstance(needle, str):
+        return needle
+    return repr(needle)[2:-1] if path.suffix == ".parquet" else needle.decode("latin-1")
 
 
 def test_what_is_blocked_goes_stays_away_and_comes_back(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
     server, folder = project.server, project.folder
     assert project.run().success
     before = project.versions()
@@ -275,8 +301,13 @@ def test_what_is_blocked_goes_stays_away_and_comes_back(
     for path in (*blocked_images, "/blocked-url.png", "/host.png", "/there.png", SEED_PATHS[1]):
         needles += [image_id(picture(path)), picture(path)]
     needles += [row["image"] for url, row in everything.items() if not url.endswith("/fine.png")]
+    # Of what is kept: where a seed, and what was found, came from, and what they are called.
+    said_everywhere = [project.host_url, image_id(picture("/host.png")), image_id(picture(SEED_PATHS[1]))]
     at_first = {name for path in holding(needles, project.data) for name in NAMES if f"/{name}/" in path}
-    assert at_first == {*NAMES} - {"seed_prompts"}
+    # Of these nothing was asked for.
+    assert at_first == {*NAMES} - {"seed_prompts", "aesthetic_scores", "nsfw_scores", "held_out_images"}
+    outputs = project.outputs(hub, tmp_path / "hub")
+    assert all(holding([needle], output) for output in outputs for needle in said_everywhere)
     project.write(blocked)
     assert project.run().success
     # Nothing was asked for: all that is left was at hand.
@@ -285,6 +316,7 @@ def test_what_is_blocked_goes_stays_away_and_comes_back(
     current = [project.data / name / PARTITION for name in NAMES]
     notes = [project.data / "_sd_assets" / name / PARTITION / "notes" for name in NAMES]
     assert holding(needles, *current, *notes) == set()
+    assert holding(needles, *project.outputs(hub, tmp_path / "hub")) == set()
     assert not project.wip("downloaded_images") and not project.wip("image_captions")
     left = {row["url"]: row for row in project.rows("downloaded_images")}
     assert {url: row["error"] for url, row in left.items()} == {

@@ -4,27 +4,27 @@ import io
 import itertools
 import json
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from sd_assets.errors import HubError
+from sd_assets.errors import ExportError, HubError
 from sd_assets.exports.export import TABLES
 from sd_assets.publishing.publish import Pushed, push
+from sd_assets.schemas import DOWNLOADED_IMAGES, RETRIEVED_IMAGE_URLS, SEED_PROMPTS, text_id
 from sd_assets.settings import SeedDataset
 from sd_assets_tests.hub.repos import Repo
 from sd_assets_tests.hub.server import READER, STRANGER, WRITER, Hub
 from sd_assets_tests.small_partition import (
-    FETCHED_AT,
     PARTITION,
     PROMPT,
     SmallPartition,
     picture,
     write_partition,
 )
+from sd_assets_tests.tables import table_of
 
 REPO = "me/rooms"
 # What changes the Hub.
@@ -73,6 +73,12 @@ def shards(repo: Repo) -> set[str]:
     return {path for path in files(repo) if path.endswith(".parquet")}
 
 
+def said(repo: Repo) -> str:
+    """All rows of the newest commit, without their images, as a text."""
+    tables = [pq.read_table(io.BytesIO(files(repo)[path])).drop(["image"]) for path in shards(repo)]
+    return repr([table.to_pylist() for table in tables])
+
+
 def writes(hub: Hub) -> list[str]:
     return [request.what for request in hub.requests if request.what in WRITES]
 
@@ -98,7 +104,6 @@ def test_datasets_reads_what_was_pushed(hub: Hub, tmp_path: Path) -> None:
         assert rows[image]["caption_models"] == ["captioner-1", "captioner-1"]
     found_by = json.loads(rows[small.images[small.seeds]]["provenance"])
     assert (found_by["found_by"][0]["prompt"], found_by["found_by"][0]["rank"]) == (PROMPT, small.seeds)
-    assert datetime.fromisoformat(found_by["fetched_at"]) == FETCHED_AT
     assert found["train"][0]["image"].size == (32, 32)
 
 
@@ -206,11 +211,86 @@ def test_a_dataset_holds_one_partition(hub: Hub, small: SmallPartition) -> None:
         pushed(small, "q")
 
 
+@pytest.mark.parametrize("record", [b"{}", b"[]", b"{dam", b'{"partition": "p"}', b'{"layout": "parquet"}'])
+def test_a_record_of_somebody_elses_making_makes_no_dataset_ours(
+    hub: Hub, small: SmallPartition, record: bytes
+) -> None:
+    hub.dataset(REPO, {"data/train/mine.parquet": b"PAR1", "sd_assets.json": record}, private=True)
+    with pytest.raises(
+        HubError, match=r"\(data/train/mine.parquet, sd_assets.json\): sd_assets.json is not there"
+    ):
+        pushed(small)
+    assert writes(hub) == []
+
+
 def test_nothing_kept_is_nothing_pushed(hub: Hub, tmp_path: Path) -> None:
     small = write_partition(tmp_path, 4, without=frozenset(range(4)))
     with pytest.raises(HubError, match="p: no pair is kept"):
         pushed(small)
-    assert hub.requests == []
+    assert writes(hub) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "error"),
+    [
+        ({"without": frozenset(range(9))}, HubError),  # no pair is kept
+        ({"captions": 0}, ExportError),  # none can be written
+    ],
+)
+def test_what_was_pushed_goes_with_the_last_pair(
+    hub: Hub, small: SmallPartition, tmp_path: Path, left: dict[str, Any], error: type[Exception]
+) -> None:
+    pushed(small)
+    repo = hub.repo("datasets", REPO)
+    repo.push({**files(repo), "NOTES.md": b"mine"})
+    nothing = write_partition(tmp_path, **left)
+    with pytest.raises(error):
+        pushed(nothing)
+    assert set(files(repo)) == {".gitattributes", "NOTES.md", "sd_assets.json"}
+    emptied = repo.refs["main"]
+    with pytest.raises(error):
+        pushed(nothing)
+    assert repo.refs["main"] == emptied
+    assert pushed(small).changed
+    assert {"README.md", "contact_sheet.jpg", "NOTES.md"} < set(files(repo)) and shards(repo)
+
+
+def test_what_only_the_provenance_names_goes_when_it_is_taken_down(hub: Hub, tmp_path: Path) -> None:
+    small = write_partition(tmp_path)
+    pushed(small)
+    repo = hub.repo("datasets", REPO)
+    assert "b.example.org" in said(repo)
+    tables = {
+        schema: small.store.open(schema.name, PARTITION)
+        for schema in (RETRIEVED_IMAGE_URLS, DOWNLOADED_IMAGES)
+    }
+    for schema, table in tables.items():
+        rows = [row for row in table.read().to_pylist() if "b.example.org" not in row["url"]]
+        table_of(small.base, schema, rows, PARTITION)
+    assert pushed(small).changed
+    assert "b.example.org" not in said(repo) and "a.example.org" in said(repo)
+
+
+def test_the_card_is_of_the_tables_as_they_are(hub: Hub, tmp_path: Path) -> None:
+    small = write_partition(tmp_path)
+    pushed(small)
+    repo = hub.repo("datasets", REPO)
+    data = shards(repo)
+    prompts = [{"prompt_id": text_id(text), "prompt": text} for text in (PROMPT, "a lamp", "a clock")]
+    assert b"- seed prompts: 1\n" in files(repo)["README.md"]
+    table_of(small.base, SEED_PROMPTS, sorted(prompts, key=lambda row: row["prompt_id"]), PARTITION)
+    pushed(small)
+    assert b"- seed prompts: 3\n" in files(repo)["README.md"] and shards(repo) == data
+
+
+@pytest.mark.parametrize("name", ["README.md", "contact_sheet.jpg"])
+def test_what_was_deleted_on_the_hub_comes_back(hub: Hub, small: SmallPartition, name: str) -> None:
+    pushed(small)
+    repo = hub.repo("datasets", REPO)
+    before = files(repo)
+    repo.push({path: data for path, data in before.items() if path != name})
+    assert pushed(small).changed
+    assert files(repo)[name] == before[name]
 
 
 @pytest.mark.parametrize("bad", [None, READER, STRANGER, "hf_expired"])

@@ -233,6 +233,23 @@ def test_of_many_pairs_a_sample_is_shown_and_said_to_be_one(
     assert index["curation"]["pairs"] == 300
 
 
+@pytest.mark.parametrize(("before", "after"), [(100, 1_000), (1_000, 100)])
+def test_a_sample_of_another_size_is_compared_in_what_both_show(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    monkeypatch.setattr(report_pairs, "MAX_PAIRS", before)
+    dataset.report()
+    monkeypatch.setattr(report_pairs, "MAX_PAIRS", after)
+    in_both = [place for place, image in enumerate(dataset.ids()) if report_pairs.is_shown(image, 4)]
+    elsewhere = next(
+        place for place, image in enumerate(dataset.ids()) if not report_pairs.is_shown(image, 4)
+    )
+    for place in (elsewhere, in_both[1]):
+        dataset.rows["text_image_pairs"][place]["captions"] = ["another caption"]
+    dataset.remove(in_both[0])
+    assert dataset.report().changed == {"captions changed": 1, "removed": 1}
+
+
 def test_a_table_of_another_version_is_an_error(dataset: Dataset) -> None:
     del dataset.rows["curated_pairs"][10]
     with pytest.raises(TableError, match="materialize curated_pairs again"):

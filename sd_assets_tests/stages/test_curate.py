@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from sd_assets.curation.funnel import Step, funnel
 from sd_assets.curation.reading import curated_rows
 from sd_assets.errors import SdAssetsError, TableError
-from sd_assets.schemas import AESTHETIC_SCORES, CURATED_PAIRS, TEXT_IMAGE_PAIRS
+from sd_assets.schemas import (
+    AESTHETIC_SCORES,
+    CURATED_PAIRS,
+    HELD_OUT_IMAGES,
+    IMAGE_QUALITY,
+    TEXT_IMAGE_PAIRS,
+)
 from sd_assets.schemas import table as schema_of
 from sd_assets.views.funnel import funnel_view
 from sd_assets_tests.curation.tables import Tables, pair
@@ -85,14 +92,14 @@ def test_every_reason_that_holds_is_told(tables: Tables) -> None:
 
 
 def test_what_is_unknown_passes_only_where_it_is_said(tables: Tables) -> None:
-    tables.given([pair("a", sharpness=None, url="http://good.test/a.jpg")])
+    tables.given([pair("a", sharpness=None, similarity=None, url="http://good.test/a.jpg")])
     asked: dict[str, Any] = {
-        "min": {"sharpness": 0.2, "aesthetic": 5},
+        "min": {"sharpness": 0.2, "similarity": 0.3},
         "licences": ["cc*"],
         "hosts": ["good.test"],
     }
-    assert tables.curated(**asked) == {"a": ["unknown_aesthetic", "unknown_sharpness", "unknown_licence"]}
-    assert tables.curated(**asked, unknown_passes=["sharpness", "aesthetic", "licence"]) == {"a": []}
+    assert tables.curated(**asked) == {"a": ["unknown_sharpness", "unknown_similarity", "unknown_licence"]}
+    assert tables.curated(**asked, unknown_passes=["sharpness", "similarity", "licence"]) == {"a": []}
 
 
 def test_of_a_cluster_the_best_that_nothing_else_is_against_is_kept(tables: Tables) -> None:
@@ -122,10 +129,80 @@ def test_caps_take_the_best_of_what_is_left(tables: Tables) -> None:
     assert tables.curated(min={"sharpness": 0.2}, max_per_host=1, max_per_query=1) == {
         "blurred": ["low_sharpness"],
         "one": [],
-        "two": ["per_host"],
+        "two": ["per_host", "per_query"],
         "three": ["per_query"],
         "seed": [],
     }
+
+
+def test_a_copy_on_another_host_is_kept_where_the_host_of_the_best_has_enough(tables: Tables) -> None:
+    tables.given(
+        [
+            pair("best", resolution=900),
+            pair("copy", degrees=0, resolution=500),
+            pair("copied", degrees=1, resolution=400, url="http://other.test/copied.jpg"),
+        ]
+    )
+    assert tables.curated(max_per_host=1) == {"best": [], "copy": ["per_host"], "copied": []}
+    assert tables.curated() == {"best": [], "copy": [], "copied": ["near_duplicate"]}
+
+
+@pytest.mark.parametrize("limit", [0.2, 0.7])
+def test_a_score_at_its_threshold_passes(tables: Tables, limit: float) -> None:
+    below, above = (float(np.nextafter(np.float32(limit), np.float32(to))) for to in (0, 1))
+    tables.given(
+        [pair("at", sharpness=limit), pair("above", sharpness=above), pair("below", sharpness=below)]
+    )
+    assert tables.curated(max={"sharpness": limit}) == {"at": [], "above": ["high_sharpness"], "below": []}
+    assert tables.curated(min={"sharpness": limit}) == {"at": [], "above": [], "below": ["low_sharpness"]}
+
+
+def test_an_image_that_cannot_be_decoded_is_not_kept(tables: Tables) -> None:
+    tables.given([pair("fine", degrees=0), pair("cut", degrees=90)])
+    tables.write(IMAGE_QUALITY, [pair("fine"), {"image_id": "cut", "error": "corrupt_image"}])
+    assert tables.curated() == {"fine": [], "cut": ["unreadable"]}
+
+
+def test_what_could_not_be_compared_with_what_is_to_be_kept_out_is_not_kept(tables: Tables) -> None:
+    tables.given([pair("fine", degrees=0), pair("not embedded", perceptual_hash="0" * 16)])
+    assert tables.curated() == {"fine": [], "not embedded": []}
+    tables.write(HELD_OUT_IMAGES, [{"image_id": "x", "embedding": [0.0, 1.0], "model": "m"}])
+    assert tables.curated() == {"fine": [], "not embedded": ["unknown_held_out"]}
+
+
+SHINE = schema_of("shine", ["image_id"], [pa.field("image_id", pa.string()), pa.field("shine", pa.float64())])
+
+
+def test_a_row_of_a_scorer_that_failed_has_no_score(tables: Tables) -> None:
+    tables.given([pair("a"), pair("b")])
+    rows = [{"image_id": "a", "shine": 9.0, "error": "x"}, {"image_id": "b", "shine": 9.0}]
+    own = {"shine": tables.write(SHINE, rows)}
+    assert tables.curated(own, min={"shine": 1}) == {"a": ["unknown_shine"], "b": []}
+
+
+def test_a_scorer_whose_column_is_no_number_is_a_clear_error(tables: Tables) -> None:
+    tables.given([pair("a")])
+    shine = schema_of("shine", ["image_id"], [pa.field(name, pa.string()) for name in ("image_id", "shine")])
+    own = {"shine": tables.write(shine, [{"image_id": "a", "shine": "much"}])}
+    with pytest.raises(
+        SdAssetsError, match="the scorer shine: its column shine is of type string, and must be numbers"
+    ):
+        tables.curated(own)
+
+
+def test_own_scores_are_told_pair_by_pair(tables: Tables) -> None:
+    glow = schema_of("glow", ["image_id"], [pa.field("image_id", pa.string()), pa.field("glow", pa.int32())])
+    tables.given([pair("a"), pair("b")])
+    own = {
+        "shine": tables.write(SHINE, [{"image_id": name, "shine": ord(name)} for name in "ab"]),
+        "glow": tables.write(glow, [{"image_id": "b", "glow": 3}]),
+    }
+    tables.curated(own)
+    listed = tables.table(CURATED_PAIRS).read(["own_scores"]).column("own_scores").to_pylist()
+    assert [[(it["score"], it["value"]) for it in row] for row in listed] == [
+        [("glow", None), ("shine", 97.0)],
+        [("glow", 3.0), ("shine", 98.0)],
+    ]
 
 
 def test_a_scorer_of_ones_own_counts_as_ours_do(tables: Tables) -> None:
@@ -151,6 +228,9 @@ def test_a_score_that_there_is_none_of_is_a_clear_error(tables: Tables) -> None:
     tables.given([pair("a")])
     with pytest.raises(SdAssetsError, match=r"curation\.min .*no score 'sharpnes'.*did you mean 'sharpness'"):
         tables.curated(min={"sharpnes": 1})
+    # A licence is no score, though it may be unknown.
+    with pytest.raises(SdAssetsError, match=r"curation\.best .*no score 'licence'"):
+        tables.curated(unknown_passes=["licence"], best=["licence"])
 
 
 def test_tables_of_other_pairs_are_a_clear_error(tables: Tables) -> None:

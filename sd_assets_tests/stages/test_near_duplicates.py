@@ -3,11 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from sd_assets.blocked import NOTHING, Blocked
+from sd_assets.curation import near
+from sd_assets.curation.clusters import nearest_first
+from sd_assets.curation.near import Pairs
 from sd_assets.errors import SdAssetsError, TableError
-from sd_assets.schemas import HELD_OUT_IMAGES, IMAGE_QUALITY
-from sd_assets.stages.near_duplicates import MAX_NAMED
+from sd_assets.schemas import CURATED_PAIRS, HELD_OUT_IMAGES, IMAGE_QUALITY
+from sd_assets.settings import NearDuplicateSettings
+from sd_assets.stages import near_duplicates
+from sd_assets.stages.near_duplicates import MAX_NAMED, near_duplicate_rows, not_in_both
+from sd_assets.storage.table import Table
 from sd_assets_tests.curation.tables import Tables, pair
 
 OTHER = "other"
@@ -67,6 +75,64 @@ def test_images_elsewhere_are_named_the_nearest_first(tables: Tables) -> None:
     assert len(nearest) == MAX_NAMED
     # The same image is found though its embedding failed.
     assert found == {"here": nearest, "there-3": [f"{OTHER}/there-3"], "new": []}
+
+
+def found_elsewhere(tables: Tables, blocked: Blocked = NOTHING, **changed: Table) -> dict[str, list[str]]:
+    theirs = tables.images(OTHER)._replace(**changed)
+    settings = NearDuplicateSettings()
+    held_out = tables.table(HELD_OUT_IMAGES)
+    batches = near_duplicate_rows(tables.images(), settings, {OTHER: theirs}, held_out, blocked)
+    return {row["image_id"]: row["elsewhere"] for batch in batches for row in batch.to_pylist()}
+
+
+def test_of_elsewhere_only_what_is_kept_there_and_not_blocked_wins(tables: Tables) -> None:
+    tables.given([pair("kept", degrees=0), pair("dropped", degrees=40), pair("new", degrees=80)], OTHER)
+    tables.given([pair("a", degrees=1), pair("dropped", degrees=41), pair("c", degrees=81)])
+    everything = {"a": [f"{OTHER}/kept"], "dropped": [f"{OTHER}/dropped"], "c": [f"{OTHER}/new"]}
+    assert found_elsewhere(tables) == everything
+    decided = [{"image_id": "kept", "keep": True}, {"image_id": "dropped", "keep": False}]
+    curated = tables.write(CURATED_PAIRS, decided, OTHER)
+    assert found_elsewhere(tables, curated=curated) == {**everything, "dropped": []}
+    assert found_elsewhere(tables, Blocked(images=["kept"])) == {**everything, "a": []}
+
+
+def test_a_partition_that_is_being_refreshed_is_compared_by_what_is_known(tables: Tables) -> None:
+    tables.given([pair("old", degrees=0), pair("new", degrees=40)], OTHER)
+    tables.given([pair("a", degrees=1), pair("b", degrees=41)])
+    assert not_in_both(tables.images(OTHER)) == 0
+    hashes = tables.write(IMAGE_QUALITY, [pair("old"), pair("gone"), pair("gone, too")], OTHER)
+    assert found_elsewhere(tables, hashes=hashes) == {"a": [f"{OTHER}/old"], "b": [f"{OTHER}/new"]}
+    assert not_in_both(tables.images(OTHER)) == 3
+
+
+def test_no_more_are_named_than_the_nearest_few_the_same_one_among_them(tables: Tables) -> None:
+    there = [pair(f"there-{degrees}", degrees=degrees) for degrees in range(9)]
+    tables.given(there, OTHER)
+    # The same image, far away as its embedding is of something else.
+    tables.given([pair("there-8", degrees=0)])
+    (named,) = (row["elsewhere"] for row in tables.near_duplicates(OTHER).values())
+    assert named == [f"{OTHER}/there-{degrees}" for degrees in (8, 0, 1, 2, 3)]
+
+
+def test_what_is_found_is_not_sorted_again_with_all_that_was_found_before(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 40
+    tables.given([pair(f"there-{number}", degrees=number / 100) for number in range(count)], OTHER)
+    tables.given([pair(f"here-{number}", degrees=number / 100) for number in range(count)])
+    expected = tables.near_duplicates(OTHER)
+    judged: list[int] = []
+
+    def counted(pairs: Pairs, rank: npt.NDArray[np.int64]) -> Pairs:
+        judged.append(len(pairs))
+        return nearest_first(pairs, rank)
+
+    monkeypatch.setattr(near, "_PAIRS_AT_ONCE", 8)
+    monkeypatch.setattr(near_duplicates, "_PAIRS_HELD", 16)
+    monkeypatch.setattr(near_duplicates, "nearest_first", counted)
+    assert tables.near_duplicates(OTHER) == expected
+    assert len(judged) > 2
+    assert sum(judged) < 3 * count**2
 
 
 def test_images_to_keep_out_are_named_by_where_they_are_from(tables: Tables) -> None:

@@ -24,11 +24,14 @@ from sd_assets.schemas import (
     TableSchema,
 )
 from sd_assets.settings import ClipSettings, ScoreModelSettings
+from sd_assets.sources.rows import SourceRow
 from sd_assets.stages.alignment import AlignmentStage, captioned_rows
 from sd_assets.stages.embed import ImageEmbedStage
 from sd_assets.stages.embedded import embedded_rows
+from sd_assets.stages.held_out import HeldOutStage
 from sd_assets.stages.image_quality import ImageQualityStage
 from sd_assets.stages.model_score import HeadStage
+from sd_assets.stages.seeds import source_batches
 from sd_assets.stages.stage import Stage
 from sd_assets.storage.area import Area
 from sd_assets.storage.files import LocalFiles
@@ -240,13 +243,57 @@ def test_a_head_of_another_clip_or_of_another_scale_stops(dataset: Dataset, tmp_
     embeddings = dataset.embedded(dataset.pairs(PAIRS))
     with pytest.raises(ModelError, match=f"those of the CLIP {MODEL} have 2"):
         dataset.run(head(tmp_path, [1, 2, 3]), embedded_rows(embeddings))
-    with pytest.raises(ModelError, match="answered 5, and nsfw is a number from 0 to 1: for a head"):
-        dataset.run(head(tmp_path, [5, 7], NSFW_SCORES), embedded_rows(embeddings))
     table, _ = dataset.run(head(tmp_path, [5, 7], NSFW_SCORES, sigmoid=True), embedded_rows(embeddings))
     assert by_id(table)["wide"]["nsfw"] == pytest.approx(1 / (1 + np.exp(-5)))
+
+
+def test_logits_are_no_score_from_0_to_1(dataset: Dataset, tmp_path: Path) -> None:
+    wide, high = ({**pair, "image_id": f"{n}", "captions": []} for n, pair in enumerate(PAIRS[:2]))
+    several = [{**wide, "image_id": f"{n}"} for n in range(5)]
+    logits = head(tmp_path, [5, 0.5], NSFW_SCORES)
+    embeddings = dataset.embedded(dataset.pairs(several))
+    with pytest.raises(ModelError, match="answered 5, and nsfw is a number from 0 to 1: for a head"):
+        dataset.run(logits, embedded_rows(embeddings))
+    # One image that the model cannot tell ends no run.
+    embeddings = dataset.embedded(dataset.pairs([wide, {**high, "image_id": "high"}]))
+    rows = by_id(dataset.run(logits, embedded_rows(embeddings))[0])
+    assert (rows["0"]["error"], rows["0"]["nsfw"]) == ("model_failed", None)
+    assert "answered 5" in rows["0"]["error_detail"]
+    assert (rows["high"]["error"], rows["high"]["nsfw"]) == (None, 0.5)
+
+
+def test_a_hair_beyond_the_bounds_is_the_bound(dataset: Dataset, tmp_path: Path) -> None:
+    embeddings = dataset.embedded(dataset.pairs(PAIRS[:2]))
+    table, _ = dataset.run(head(tmp_path, [1.01, -0.01], NSFW_SCORES), embedded_rows(embeddings))
+    assert [row["nsfw"] for row in table.read().to_pylist()] == [1, 0]
+    # A score without bounds is what the model answers.
+    table, _ = dataset.run(head(tmp_path, [1.01, -0.01]), embedded_rows(embeddings))
+    assert [row["aesthetic"] for row in table.read().to_pylist()] == pytest.approx([1.01, -0.01])
 
 
 def test_a_head_that_answers_no_number_fails_the_row(dataset: Dataset, tmp_path: Path) -> None:
     embeddings = dataset.embedded(dataset.pairs(PAIRS[:2]))
     table, _ = dataset.run(head(tmp_path, [float("inf"), 1]), embedded_rows(embeddings))
     assert [row["error"] for row in table.read().to_pylist()] == ["not_finite", "not_finite"]
+
+
+# --- images to keep out --------------------------------------------------------------------------------------------------
+
+
+def test_images_to_keep_out_are_named_by_where_they_are_now(dataset: Dataset) -> None:
+    def held_out(*names: str) -> tuple[Table, dict[str, Any]]:
+        rows = [SourceRow(image(40, 20 + n), None, name, None, n) for n, name in enumerate(names)]
+        return dataset.run(HeldOutStage(Encoder()), source_batches(rows))
+
+    first, _ = held_out("a.png", "b.png")
+    assert held_out("a.png", "b.png")[1]["rows_computed"] == 0
+    renamed, report = held_out("a.png", "c.png")
+    assert [row["source"] for row in renamed.read().to_pylist()] == ["a.png", "c.png"]
+    assert report["rows_computed"] == 1
+    # near_duplicates names them, so it is stale.
+    assert renamed.manifest.data_version != first.manifest.data_version
+
+
+def test_images_to_keep_out_are_measured_anew_with_those_of_the_dataset() -> None:
+    of_both = (ImageEmbedStage.version, ImageQualityStage.version)
+    assert tuple(HeldOutStage.version.split(".")[1:]) == of_both

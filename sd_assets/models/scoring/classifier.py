@@ -106,7 +106,7 @@ class ImageClassifier(LazyModel[_Parts]):
             raise RowError(ErrorCode.MODEL_FAILED, f"the model's preprocessing: {one_line(error)}") from error
 
     def score(self, pixels: Sequence[npt.NDArray[Any]]) -> list[float | RowError]:
-        """The probability of the label for each picture, or the one number that the model answers.
+        """The probability of the label for each picture; without a label the one number that the model answers.
 
         Args:
             pixels: what `pixels` gave.
@@ -125,7 +125,8 @@ class ImageClassifier(LazyModel[_Parts]):
         label = self._label(config)
         if label is None:
             answers = logits[:, 0]
-        elif config.problem_type == "multi_label_classification":
+        elif config.problem_type == "multi_label_classification" or logits.shape[1] == 1:
+            # Of one label alone the softmax is 1, whatever the model sees.
             answers = logits[:, label].sigmoid()
         else:
             answers = logits.softmax(dim=1)[:, label]
@@ -133,7 +134,7 @@ class ImageClassifier(LazyModel[_Parts]):
         return listed
 
     def _label(self, config: Any) -> int | None:
-        """The place of the label; None: the model answers one number.
+        """The place of the label; None: the model answers one number, and none is asked for.
 
         Raises:
             ModelError: it has no such label; or several, and none is asked for.

@@ -6,9 +6,9 @@ between them). Both take the embedding L2-normalised, as our tables have it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from sd_assets.views.text import one_line
 Floats = npt.NDArray[np.float64]
 
 _SAFETENSORS = ".safetensors"
+_NUMBER = re.compile(r"[0-9]+")
 _NESTED = ("state_dict", "model_state_dict", "model")  # where trainers keep the weights among other things
 
 
@@ -85,7 +86,9 @@ class Head:
             ModelError: what is wrong with the file and what to do.
         """
         if not self._layers:
-            self._layers = _layers(_tensors(self._file, self._where), self._where)
+            tensors = _tensors(self._file, self._where)
+            is_ordered = self._file.suffix != _SAFETENSORS
+            self._layers = _layers(tensors, self._where, is_ordered=is_ordered)
 
     def score(self, embeddings: npt.NDArray[np.float32], clip: str) -> npt.NDArray[np.float32]:
         """A number for each embedding.
@@ -127,7 +130,7 @@ class Head:
 
 
 def _tensors(file: Path, where: str) -> dict[str, Floats]:
-    """The arrays of a file, by name; no code in it is run."""
+    """The arrays of a file, by name; no code in it is run. Those of a state dict are in its order, which is that of the layers."""
     import torch
     from safetensors.torch import load_file
 
@@ -147,18 +150,23 @@ def _tensors(file: Path, where: str) -> dict[str, Floats]:
         raise ModelError(
             f"{where} holds no weights by name (a state dict): save the `state_dict()` of the head"
         )
-    return {str(name): tensor.double().numpy() for name, tensor in found.items()}
+    return {str(name): tensor.detach().double().numpy() for name, tensor in found.items()}
 
 
-def _layers(tensors: Mapping[str, Floats], where: str) -> list[_Layer]:
+def _layers(tensors: Mapping[str, Floats], where: str, *, is_ordered: bool) -> list[_Layer]:
     """The layers, the first first.
 
+    Args:
+        tensors: weights and biases by name.
+        where: for messages.
+        is_ordered: whether they are in the order of the layers; safetensors has an order of its own.
+
     Raises:
-        ModelError: they are no chain of linear layers that ends in one number.
+        ModelError: they are no chain of linear layers that ends in one number; or more than one.
     """
     layers = []
     left = dict(tensors)
-    for name in sorted((name for name in tensors if name.split(".")[-1] == "weight"), key=_natural):
+    for name in [name for name in tensors if name.split(".")[-1] == "weight"]:
         weight = left.pop(name)
         bias = left.pop(f"{name.removesuffix('weight')}bias", np.zeros(weight.shape[0]))
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
@@ -166,6 +174,8 @@ def _layers(tensors: Mapping[str, Floats], where: str) -> list[_Layer]:
         layers.append(_Layer(name, weight, bias))
     if left or not layers:
         raise _no_chain(where, f"it holds {', '.join(map(repr, left)) or 'nothing'}")
+    if not is_ordered:
+        layers = _in_order(layers, where)
     for one, following in pairwise(layers):
         if one.weight.shape[0] != following.weight.shape[1]:
             raise _no_chain(
@@ -178,6 +188,36 @@ def _layers(tensors: Mapping[str, Floats], where: str) -> list[_Layer]:
     return layers
 
 
+def _in_order(layers: Sequence[_Layer], where: str) -> list[_Layer]:
+    """The one order in which each layer takes what the one before it answers; names that are numbered stay in that order.
+
+    Raises:
+        ModelError: there are several such orders.
+    """
+    numbered: dict[str, list[_Layer]] = {}
+    for layer in sorted(layers, key=lambda layer: _numbers(layer.name)):
+        numbered.setdefault(_NUMBER.sub("#", layer.name), []).append(layer)
+    fitting = list(islice(_chains([], list(numbered.values())), 2))
+    if len(fitting) > 1:
+        one, other = (", ".join(repr(layer.name) for layer in chain) for chain in fitting)
+        raise ModelError(
+            f"{where} does not tell the order of its layers: {one} fit, and so do {other}. Save it as a `.pth` (a state dict, which "
+            "has an order), or number the names: layers.0.weight, layers.1.weight"
+        )
+    return fitting[0] if fitting else [layer for group in numbered.values() for layer in group]
+
+
+def _chains(begun: list[_Layer], left: Sequence[list[_Layer]]) -> Iterator[list[_Layer]]:
+    """All ways to go on to the end from some layers: of each group of those that are left the first comes first."""
+    if not left and begun[-1].weight.shape[0] == 1:
+        yield begun
+    for place, (layer, *rest) in enumerate(left):
+        if not begun or begun[-1].weight.shape[0] == layer.weight.shape[1]:
+            yield from _chains(
+                [*begun, layer], [*left[:place], *([rest] if rest else []), *left[place + 1 :]]
+            )
+
+
 def _no_chain(where: str, what: str) -> ModelError:
     return ModelError(
         f"{where} is not made of linear layers, one behind the other, that end in one number: {what}. For other models there are "
@@ -185,9 +225,9 @@ def _no_chain(where: str, what: str) -> ModelError:
     )
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _numbers(name: str) -> list[int]:
     """So that `layers.2` comes before `layers.10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [int(number) for number in _NUMBER.findall(name)]
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -89,6 +89,10 @@ def test_a_model_of_one_number(tmp_path: Path, images: list[Image.Image]) -> Non
     folder = write(tmp_path / "one", ["score"])
     expected = logits(folder, images)[:, 0].tolist()
     assert scores(classifier(folder), images) == pytest.approx(expected, abs=0.01)
+    # Asked for by name it is a label like others: a probability, and not 1 for all.
+    probabilities = logits(folder, images).sigmoid()[:, 0].tolist()
+    assert scores(classifier(folder, label="score"), images) == pytest.approx(probabilities, abs=0.01)
+    assert max(probabilities) < 0.9
 
 
 @pytest.mark.parametrize("label", [None, "porn"])

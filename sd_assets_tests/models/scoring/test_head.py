@@ -1,5 +1,6 @@
 """Heads as they are published, on embeddings; and what is said of files that are none."""
 
+from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,43 @@ def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert scores(head(tmp_path / "deep.safetensors")) == pytest.approx(
         answers(torch.nn.Sequential(*layers)), abs=1e-6
     )
+
+
+def in_this_order(**layers: torch.nn.Module) -> torch.nn.Sequential:
+    return torch.nn.Sequential(OrderedDict(layers))
+
+
+def test_parameters_that_were_saved_as_they_are_trained(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(DIM, 1)
+    torch.save(dict(layer.named_parameters()), tmp_path / "head.pth")
+    assert scores(head(tmp_path / "head.pth")) == pytest.approx(answers(layer), abs=1e-6)
+
+
+def test_layers_whose_names_say_no_order(tmp_path: Path) -> None:
+    module = in_this_order(
+        project=torch.nn.Linear(DIM, 8),
+        middle=torch.nn.Linear(8, 8),
+        again=torch.nn.Linear(8, 8),
+        out=torch.nn.Linear(8, 1),
+    )
+    torch.save(module.state_dict(), tmp_path / "head.pth")
+    assert scores(head(tmp_path / "head.pth")) == pytest.approx(answers(module), abs=1e-6)
+    save_file(module.state_dict(), tmp_path / "head.safetensors")
+    with pytest.raises(
+        ModelError, match=r"the order of its layers: .*'again.weight'.* fit, and so do .*`.pth`"
+    ):
+        head(tmp_path / "head.safetensors").load()
+
+
+def test_layers_of_which_one_order_fits(tmp_path: Path) -> None:
+    module = in_this_order(
+        project=torch.nn.Linear(DIM, 8),
+        body2=torch.nn.Linear(8, 8),
+        body10=torch.nn.Linear(8, 8),
+        answer=torch.nn.Linear(8, 1),
+    )
+    save_file(module.state_dict(), tmp_path / "head.safetensors")
+    assert scores(head(tmp_path / "head.safetensors")) == pytest.approx(answers(module), abs=1e-6)
 
 
 @pytest.mark.parametrize(
