@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -233,6 +234,14 @@ def normal_host(text: str) -> str | None:
     except ValueError:
         return None
     return name if name and len(name) <= 253 and all(map(_LABEL.fullmatch, name.split("."))) else None
+
+
+def host_of(url: str | None) -> str | None:
+    """The host of a URL as it is written there, in lower case; None if there is none."""
+    try:
+        return urlsplit(url or "").hostname
+    except ValueError:  # half of an IPv6 address
+        return None
 
 
 def normal_url(text: str) -> str | None:

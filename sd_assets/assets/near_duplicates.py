@@ -39,8 +39,7 @@ def near_duplicates(
             context.log.warning(f"not compared with {partition}, which `against` names: {error}")
             not_compared[partition] = "never built"
             continue
-        if store.area("curated_pairs", partition).latest() is not None:
-            theirs = theirs._replace(curated=store.open("curated_pairs", partition))
+        theirs = theirs._replace(curated=store.find("curated_pairs", partition))
         elsewhere[partition] = theirs
         if unsettled := not_in_both(theirs):
             context.log.warning(

@@ -5,6 +5,7 @@ from typing import Final
 
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
+SPLITS: Final = (TRAIN, VALIDATION)
 # So that the share is of all ids, whatever they are, and does not go with another use of their first digits.
 _PERSON = b"sd_assets split"
 

@@ -3,8 +3,6 @@
 A record beside the export says which version of the pairs it is.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ from sd_assets.exports.parquet import Parquet
 from sd_assets.exports.picture import VERSION as PICTURE_VERSION
 from sd_assets.exports.webdataset import WebDataset
 from sd_assets.provenance.origins import Origins
+from sd_assets.storage.digests import json_digest
 from sd_assets.storage.table import Table
 
 LAYOUTS: Final[dict[str, type[Layout]]] = {
@@ -78,7 +77,7 @@ def export(
     known = origins(tables["curated_pairs"]) if origins else None
     # Of these what is bookkeeping is not written.
     of_origins = known.data_versions if known else {}
-    made_from = _digest(
+    made_from = json_digest(
         folder.layout,
         layout.version,
         PICTURE_VERSION,
@@ -86,7 +85,7 @@ def export(
         layout.settings.effects(),
         of_origins,
         *(tables[name].identity for name in TABLES),
-    )
+    ).hex()
     before = folder.record()
     _require_ours(layout, folder, before)
     if before.get("made_from") == made_from and before.get("files") == _files(layout, folder):
@@ -124,13 +123,13 @@ def export(
         "origins": of_origins,
         "models": known.models if known else {},
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_version": _digest(
+        "data_version": json_digest(
             layout.version,
             PICTURE_VERSION,
             layout.settings.effects(),
             of_origins,
             *(tables[name].manifest.data_version for name in TABLES),
-        ),
+        ).hex(),
         "made_from": made_from,
         "files": _files(layout, folder),
     }
@@ -157,12 +156,8 @@ def _require_ours(layout: Layout, folder: ExportFolder, record: Mapping[str, Any
 
 def _files(layout: Layout, folder: ExportFolder) -> str:
     """Digest of the places of all files that are ours."""
-    return _digest(*(place for place in folder.listing() if layout.is_ours(*place)))
+    return json_digest(*(place for place in folder.listing() if layout.is_ours(*place))).hex()
 
 
 def _counted(failures: Mapping[str, int]) -> str:
     return ", ".join(f"{code} {count}" for code, count in sorted(failures.items()))
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ExportError
-from sd_assets.exports.pair import SPLITS
 from sd_assets.storage.area import LEASE_SECONDS
 from sd_assets.storage.files import Files
 

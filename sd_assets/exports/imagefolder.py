@@ -11,8 +11,9 @@ has all columns, nothing is null, and scores, which may be unknown, are a list o
 import json
 from collections.abc import Mapping
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.exports.folder import ExportFolder
-from sd_assets.exports.pair import SPLITS, Pair
+from sd_assets.exports.pair import Pair
 from sd_assets.exports.pair_files import PairFiles
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import RowError
 from sd_assets.exports.folder import ExportFolder
-from sd_assets.exports.pair import SPLITS, Pairs
+from sd_assets.exports.pair import Pairs
 from sd_assets.exports.picture import exported
 from sd_assets.settings.exports import LayoutSettings
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ExportError
 from sd_assets.exports.folder import ExportFolder
-from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.shards import Sample, Shard, Shards
 from sd_assets.settings.exports import MdsSettings
 

@@ -14,25 +14,13 @@ from sd_assets.curation.reading import curated_rows
 from sd_assets.errors import ErrorCode
 from sd_assets.exports.picture import exported_size, rendition
 from sd_assets.provenance.origins import Origins
+from sd_assets.settings import SCORES
 from sd_assets.settings.exports import LayoutSettings
 from sd_assets.stages.stage import each_row
 from sd_assets.storage.rows import Rows
 from sd_assets.storage.table import Table
 from sd_assets.views.text import publisher
 
-SPLITS: Final = ("train", "validation")
-# Scores of curated_pairs, besides those of a user's own.
-SCORES: Final = (
-    "resolution",
-    "aspect_ratio",
-    "sharpness",
-    "blockiness",
-    "flat_border",
-    "alignment",
-    "similarity",
-    "aesthetic",
-    "nsfw",
-)
 # Of text_image_pairs, as they are there.
 _OF_PAIRS = (
     "width",

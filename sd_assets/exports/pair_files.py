@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sd_assets.ahead import map_ahead
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.exports.layout import WRITERS, Layout, Reader, Written
-from sd_assets.exports.pair import SPLITS, Pair
+from sd_assets.exports.pair import Pair
 from sd_assets.exports.picture import EXTENSIONS, exported
 
 _OURS = re.compile(rf"[0-9a-f]{{64}}_[0-9a-f]{{8}}\.({'|'.join(EXTENSIONS)}|txt)")

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sd_assets.exports.pair import FACTS, SCORES
+from sd_assets.exports.pair import FACTS
 from sd_assets.exports.shards import Sample, Shards
 from sd_assets.schemas import CURATED_PAIRS, OWN_SCORE
+from sd_assets.settings import SCORES
 from sd_assets.settings.exports import ParquetSettings
 from sd_assets.storage.shards import Pieces
 

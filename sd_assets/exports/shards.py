@@ -17,9 +17,10 @@ from typing import ClassVar, NamedTuple
 import pyarrow as pa
 
 from sd_assets.ahead import map_ahead
+from sd_assets.curation.splits import SPLITS
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.exports.layout import Layout, Reader, Written
-from sd_assets.exports.pair import SPLITS, Pair
+from sd_assets.exports.pair import Pair
 from sd_assets.settings.exports import ShardSettings
 from sd_assets.storage.shards import Cutter
 

@@ -14,8 +14,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.exports.folder import ExportFolder
-from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.shards import Sample, Shard, Shards
 from sd_assets.settings.exports import WebDatasetSettings
 

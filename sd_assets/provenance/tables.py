@@ -26,7 +26,7 @@ from sd_assets.schemas import (
 )
 from sd_assets.storage.area import Manifest
 from sd_assets.storage.shards import payload_columns
-from sd_assets.storage.table import Table, TableStore
+from sd_assets.storage.table import TableStore
 
 # A row of a table by its columns (`sd_assets.schemas`), without images and embeddings.
 Row = dict[str, Any]
@@ -54,12 +54,8 @@ class PartitionTables:
     """The current tables of a partition, as far as there are any; of one that is not there no rows are found."""
 
     def __init__(self, store: TableStore, partition: str) -> None:
-        self._tables: dict[str, Table] = {}
-        for schema in _TABLES:
-            area = store.area(schema.name, partition)
-            manifest = area.latest()
-            if manifest is not None:
-                self._tables[schema.name] = Table(area, manifest)
+        found = {schema.name: store.find(schema.name, partition) for schema in _TABLES}
+        self._tables = {name: table for name, table in found.items() if table is not None}
 
     @property
     def manifests(self) -> dict[str, Manifest]:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import RowError
-from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.parquet import schema_of
 from sd_assets.images import decode_rgb, encode
 from sd_assets.publishing.facts import UNKNOWN, Facts

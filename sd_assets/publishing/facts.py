@@ -5,14 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
+from sd_assets.blocked import host_of
 from sd_assets.curation.funnel import Funnel, funnel
 from sd_assets.curation.reading import curated_rows
-from sd_assets.exports.pair import SCORES
 from sd_assets.schemas import (
     AESTHETIC_SCORES,
     ALIGNMENT_SCORES,
@@ -26,6 +25,7 @@ from sd_assets.schemas import (
     TABLES,
     TableSchema,
 )
+from sd_assets.settings import SCORES
 from sd_assets.stages.stage import each_row
 from sd_assets.storage.table import Table, TableStore, spread
 
@@ -92,13 +92,8 @@ class Facts:
 
 def current_tables(store: TableStore, partition: str) -> dict[str, Table]:
     """The current tables of a partition, in the order in which they are made."""
-    found = {}
-    for schema in TABLES:
-        area = store.area(schema.name, partition)
-        manifest = area.latest()
-        if manifest is not None:
-            found[schema.name] = Table(area, manifest)
-    return found
+    found = {schema.name: store.find(schema.name, partition) for schema in TABLES}
+    return {name: table for name, table in found.items() if table is not None}
 
 
 def facts_of(store: TableStore, partition: str, text_image_pairs: Table, curated_pairs: Table) -> Facts:
@@ -113,7 +108,7 @@ def facts_of(store: TableStore, partition: str, text_image_pairs: Table, curated
             origins[row["origin"]] += 1
             captions += len(row["captions"])
             if row["url"] is not None:
-                hosts[_host(row["url"])] += 1
+                hosts[host_of(row["url"]) or UNKNOWN] += 1
                 licences[row["licence"] or UNKNOWN] += 1
             own = {it["score"]: it["value"] for it in row["own_scores"] or ()}
             for name, value in {**{name: row[name] for name in SCORES}, **own}.items():
@@ -139,13 +134,6 @@ def facts_of(store: TableStore, partition: str, text_image_pairs: Table, curated
             what: names for what, schema in _MODELS.items() if (names := _distinct(tables, schema, "model"))
         },
     )
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or UNKNOWN
-    except ValueError:  # no address of this kind has such a form
-        return UNKNOWN
 
 
 def _distinct(tables: dict[str, Table], schema: TableSchema, column: str) -> list[str]:

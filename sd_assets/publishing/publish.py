@@ -1,22 +1,21 @@
 """Pushing a partition to the Hub: its files, its card and its record in one commit, or in none if nothing has changed."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ExportError, HubError
 from sd_assets.exports.export import export
 from sd_assets.exports.layout import Written
-from sd_assets.exports.pair import SPLITS
 from sd_assets.exports.parquet import Parquet
 from sd_assets.provenance.origins import origins_of_kept
 from sd_assets.publishing import card
 from sd_assets.publishing.facts import current_tables, facts_of, sample
 from sd_assets.publishing.repository import DATA, RECORD, DatasetRepository, RepositoryFolder
 from sd_assets.settings import PushToHubSettings, SeedDataset
+from sd_assets.storage.digests import json_digest
 from sd_assets.storage.table import Table, TableStore
 
 README: Final = "README.md"
@@ -85,7 +84,7 @@ def push(
             _empty(repository, folder, log)
         raise
     record = exported.record
-    described = _digest(
+    described = json_digest(
         card.VERSION,
         settings.effects(),
         entry.description,
@@ -93,7 +92,7 @@ def push(
         entry.curation.effects(),
         # It speaks of all of them.
         {name: table.manifest.data_version for name, table in current_tables(store, partition).items()},
-    )
+    ).hex()
     there = {README, card.CONTACT_SHEET} <= {*repository.names("")}
     if exported.written is None and before.get("card") == described and there:
         log(f"{repository.uri}: nothing has changed since commit {repository.head}")
@@ -161,7 +160,3 @@ def _require_ours(repository: DatasetRepository, found: str | None, partition: s
         )
     if found not in (None, partition):
         raise HubError(f"{repository} holds the pairs of {found!r}: name another one for {partition!r}")
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -4,12 +4,12 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sd_assets.blocked import host_of
 from sd_assets.curation.reading import curated_rows
 from sd_assets.settings import SCORES
 from sd_assets.storage.rows import Rows
@@ -130,7 +130,7 @@ class PairReader:
             "text": self._shown(row["text"]),
             "origin": names["origin"].number(row["origin"]),
             "url": url,
-            "host": names["host"].number(_host(url)),
+            "host": names["host"].number(host_of(url)),
             "licence": names["licence"].number(self._shown(row["licence"])),
             "keep": row["keep"],
             "reasons": [names["reasons"].number(reason) for reason in row["reasons"] or ()],
@@ -179,13 +179,6 @@ def _own_scores(curated_pairs: Table) -> list[str]:
     for batch in curated_pairs.batches(["own_scores"]):
         found.update(batch.column("own_scores").flatten().field("score").drop_null().unique().to_pylist())
     return sorted(found)
-
-
-def _host(url: str | None) -> str | None:
-    try:
-        return urlsplit(url or "").hostname
-    except ValueError:  # half of an IPv6 address
-        return None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.blocked import normal_host
+from sd_assets.blocked import host_of, normal_host
 from sd_assets.curation import reasons as codes
 from sd_assets.curation.joining import columns_for
 from sd_assets.curation.names import require_known
@@ -218,8 +217,5 @@ def _has_entries(lists: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _hosts(url: str | None) -> tuple[str, ...]:
     """The host of a URL, if there is one."""
-    try:
-        host = normal_host(urlsplit(url or "").hostname or "")
-    except ValueError:
-        return ()
+    host = normal_host(host_of(url) or "")
     return (host,) if host else ()

@@ -1,7 +1,5 @@
 """What a stage is: a map from rows to rows that says of itself what its results depend on."""
 
-import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ import pyarrow as pa
 from sd_assets.ahead import map_ahead, map_by_turns
 from sd_assets.errors import RowError
 from sd_assets.schemas import TableSchema
-from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.digests import json_digest
 from sd_assets.storage.memory import kept_for_reuse
 from sd_assets.storage.staging import Judge
 
@@ -173,8 +171,7 @@ class Stage(ABC):
 
     def fingerprint(self) -> bytes:
         """16 bytes that change with everything but the rows that results depend on."""
-        parts = [self.schema.digest().hex(), self.version, self.reads, dict(self.settings())]
-        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).digest()
+        return json_digest(self.schema.digest().hex(), self.version, self.reads, dict(self.settings()))
 
 
 @dataclass

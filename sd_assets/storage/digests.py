@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -54,6 +55,11 @@ def joined(parts: Iterable[bytes]) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def json_digest(*parts: Any) -> bytes:
+    """A 16-byte digest of JSON values in their order; the order of the names of a mapping does not count."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def _encoded(column: pa.Array) -> Sequence[bytes | memoryview | None]:

@@ -138,6 +138,12 @@ class TableStore:
     def area(self, asset: str, partition: str) -> Area:
         return Area(self.files, asset, partition, self._kept_versions)
 
+    def find(self, asset: str, partition: str) -> Table | None:
+        """The current version of a partition; None: it was never committed."""
+        area = self.area(asset, partition)
+        manifest = area.latest()
+        return None if manifest is None else Table(area, manifest)
+
     def open(
         self, asset: str, partition: str, *, version: int | None = None, data_version: str | None = None
     ) -> Table:

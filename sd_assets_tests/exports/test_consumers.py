@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ErrorCode
 from sd_assets.exports.export import LAYOUTS
-from sd_assets.exports.pair import SPLITS
 from sd_assets.schemas import image_id
 from sd_assets_tests.exports import contracts
 from sd_assets_tests.exports.kept import MODEL, Kept, encoded, exported, files_of, folder_of, some

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sd_assets.exports.export import LAYOUTS, Exported, export
 from sd_assets.exports.folder import ExportFolder
@@ -15,25 +13,15 @@ from sd_assets.settings import ExportsSettings
 from sd_assets.storage.files import LocalFiles, S3Files
 from sd_assets.storage.table import Table
 from sd_assets_tests.exports.kept import some, tables_of
+from sd_assets_tests.s3 import s3_client
 
 pytestmark = pytest.mark.s3
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="data")
-    yield client
-    server.stop()
+    with s3_client() as client:
+        yield client
 
 
 def exported(folder: ExportFolder, tables: dict[str, Table]) -> Exported:

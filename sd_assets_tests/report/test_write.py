@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sd_assets.errors import TableError
 from sd_assets.report import pairs as report_pairs
@@ -16,6 +14,7 @@ from sd_assets.report.thumbnails import packs
 from sd_assets.report.write import write_report
 from sd_assets.storage.files import LocalFiles, S3Files
 from sd_assets_tests.report.dataset import PARTITION, Dataset
+from sd_assets_tests.s3 import s3_client
 
 Files = dict[str, bytes]
 
@@ -267,13 +266,7 @@ def test_a_partition_without_pairs_has_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.s3
 def test_a_report_in_a_bucket(dataset: Dataset) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **keys)
-    try:
-        client.create_bucket(Bucket="data")
+    with s3_client() as client:
         files = S3Files(client, "s3://data/base")
         first = write_report(files, PARTITION, dataset.commit(), print)
         assert first.page == f"s3://data/base/reports/{PARTITION}/index.html"
@@ -284,8 +277,6 @@ def test_a_report_in_a_bucket(dataset: Dataset) -> None:
         assert 0 < second.bytes_written < first.bytes_written
         assert names - set(files.names(f"reports/{PARTITION}"))
         assert write_report(files, PARTITION, dataset.commit(), print).bytes_written == 0
-    finally:
-        server.stop()
 
 
 def test_packs_hold_all_images_in_order_within_bounds() -> None:

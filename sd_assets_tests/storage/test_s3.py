@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sd_assets.compute.local import run_stage
 from sd_assets.errors import TableError
@@ -13,6 +11,7 @@ from sd_assets.storage.files import S3Files
 from sd_assets.storage.housekeeping import find_areas, inventory
 from sd_assets.storage.table import TableStore
 from sd_assets.storage.verify import verify
+from sd_assets_tests.s3 import s3_client
 from sd_assets_tests.toy import ToyStage, toy_input
 
 pytestmark = pytest.mark.s3
@@ -20,19 +19,8 @@ pytestmark = pytest.mark.s3
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="data")
-    yield client
-    server.stop()
+    with s3_client() as client:
+        yield client
 
 
 def refresh(store: TableStore, numbers: range, run_id: str) -> ToyStage:
