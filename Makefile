@@ -21,7 +21,7 @@ PORT ?= 3000
 setup: $(VENV)/.installed
 setup-clip-retrieval: $(CLIP_RETRIEVAL)/.installed
 
-$(VENV)/.installed: EXTRAS := dev,consumers
+$(VENV)/.installed: EXTRAS := dev,consumers,deploy,ray
 $(VENV)/.installed: CONSTRAINTS := constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 $(CLIP_RETRIEVAL)/.installed: EXTRAS := clip-retrieval,dev

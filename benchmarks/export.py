@@ -16,7 +16,7 @@ Prints a line `detail` with all that was measured, seconds, and one JSON line la
     vs_copy    by layout, the median of the seconds of an export over those of the loop after it
     vs_cp      likewise, over those of `cp`
 
-Goal: vs_copy at most 2. What an export does besides: it goes over the tables twice, looks into each image's header,
+Goal: vs_copy at most 2. What an export does besides: it reads the tables' other columns, looks into each image's header,
 looks up where it comes from, makes the JSON and, of shards, the file format. Against `cp` a layout of shards has to
 get the bytes out of Parquet, where a copy never leaves the kernel.
 """
@@ -39,7 +39,7 @@ import pyarrow as pa
 
 from benchmarks.photographs import SIDE, make_photographs
 from sd_assets.ahead import map_ahead
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.exports.export import LAYOUTS, export
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.exports.layout import WRITERS

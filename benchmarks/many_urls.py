@@ -37,7 +37,7 @@ from PIL import Image
 from benchmarks.nginx import NETWORK, serving
 from benchmarks.one_asset import resident
 from benchmarks.one_download import PARTITION, retrieved
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.schemas import DOWNLOADED_IMAGES
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages.download import DownloadStage

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from benchmarks import caption_lengths
 from benchmarks.turns import Answer, serve
-from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.compute.run import run_stage, write_rows
 from sd_assets.models.captioner import Captioner
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import (

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.nginx import NETWORK
-from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.compute.run import run_stage, write_rows
 from sd_assets.download.downloader import Downloader
 from sd_assets.download.finish import as_it_came
 from sd_assets.download.request import Request

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from benchmarks.vectors import K, recall
-from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.compute.run import run_stage, write_rows
 from sd_assets.retrieval.build import build_index
 from sd_assets.retrieval.corpora import open_corpus
 from sd_assets.retrieval.faiss_index import FaissIndex

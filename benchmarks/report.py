@@ -33,7 +33,7 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.photographs import SIDE, make_photographs
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.images import encode
 from sd_assets.report.write import Report, Tables, write_report
 from sd_assets.schemas import (

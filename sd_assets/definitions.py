@@ -32,6 +32,7 @@ from sd_assets.assets.seed_embeddings import seed_embeddings
 from sd_assets.assets.seed_images import seed_images
 from sd_assets.assets.seed_prompts import seed_prompts
 from sd_assets.assets.text_image_pairs import text_image_pairs
+from sd_assets.automation.alerts import run_failure_alert
 from sd_assets.automation.jobs import build_dataset, build_index
 from sd_assets.automation.schedules import weekly_refresh
 from sd_assets.automation.sensors import catalog_edits, hub_revisions
@@ -81,6 +82,7 @@ def build_definitions(
     assets: Sequence[dg.AssetsDefinition] = (),
     asset_checks: Sequence[dg.AssetChecksDefinition] = (),
     scorers: Sequence[dg.AssetsDefinition] = (),
+    executor: dg.ExecutorDefinition = EXECUTOR,
 ) -> dg.Definitions:
     """All definitions.
 
@@ -93,6 +95,7 @@ def build_definitions(
         asset_checks: further checks.
         scorers: further assets whose tables have a row for each pair, by `image_id`, with a score in the column that is called as
             the asset is: `curation:` of the catalogue may ask for it as for ours.
+        executor: runs the steps; deploy/kubernetes/definitions.py gives each a pod.
 
     Raises:
         ValueError: an asset that takes the place of ours has other partitions; a scorer has, too, or a name that is taken.
@@ -140,9 +143,9 @@ def build_definitions(
         asset_checks=[*CHECKS, *asset_checks],
         jobs=[build_dataset(of_datasets), build_index],
         schedules=[weekly_refresh],
-        sensors=[catalog_edits, hub_revisions],
+        sensors=[catalog_edits, hub_revisions, run_failure_alert],
         resources=resources,
-        executor=EXECUTOR,
+        executor=executor,
     )
 
 

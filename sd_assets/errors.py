@@ -109,3 +109,10 @@ class TableError(SdAssetsError):
 
 class WriteError(TableError):
     """The storage cannot be written: a full disk, a read-only one."""
+
+
+class ReadError(SdAssetsError):
+    """The storage cannot be read: access denied, a server that does not answer.
+
+    No TableError, as nothing is known of the table then: neither that it is damaged, nor that a file of it is gone.
+    """

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles

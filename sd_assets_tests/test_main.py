@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sd_assets.__main__ import main
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.resources.storage import DATA_VARIABLE
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import TableStore

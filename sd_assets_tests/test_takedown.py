@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sd_assets.blocked import Blocked, normal_url
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import DOWNLOADED_IMAGES, IMAGE_CAPTIONS, TableSchema, text_id
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles

@@ -21,10 +21,13 @@ class TinyDiffusion:
     Args:
         data_dir: an image folder with `metadata.jsonl`, whose column `text` has the captions.
         folder: where the tokenizer's files may be written.
+        mismatched: for a control: it is to find in each image the noise of another, of which there is nothing to learn but how much
+            noise there is.
     """
 
-    def __init__(self, data_dir: Path, folder: Path) -> None:
+    def __init__(self, data_dir: Path, folder: Path, *, mismatched: bool = False) -> None:
         torch.manual_seed(0)
+        self._mismatched = mismatched
         self.dataset = load_dataset(
             "imagefolder", data_dir=str(data_dir), split="train", cache_dir=str(folder / "cache")
         )
@@ -121,7 +124,7 @@ class TinyDiffusion:
         noisy = self._scheduler.add_noise(latents, noise, steps)
         states = self._text_encoder(batch["input_ids"], return_dict=False)[0]
         predicted = self._unet(noisy, steps, states, return_dict=False)[0]
-        return torch.nn.functional.mse_loss(predicted, noise)
+        return torch.nn.functional.mse_loss(predicted, noise.roll(1, 0) if self._mismatched else noise)
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:

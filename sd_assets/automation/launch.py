@@ -10,21 +10,15 @@ import dagster as dg
 
 from sd_assets import catalog
 from sd_assets.automation.jobs import BUILD_DATASET, BUILD_INDEX
+from sd_assets.automation.reasons import is_of_check, line_of, own_message, stopped_the_run
 from sd_assets.definitions import ASSETS, defs
-from sd_assets.errors import SdAssetsError, WriteError
+from sd_assets.errors import SdAssetsError
 from sd_assets.settings import PartitionCorpus
 
 # Says which process works on a run, so that a later launch can tell a run that was killed from one that goes on.
 PROCESS_TAG = "sd_assets/process"
 
 ASSET_NAMES = [asset.key.path[0] for asset in ASSETS]
-
-# Errors whose message says all that a person needs.
-_EXPECTED = {SdAssetsError.__name__, WriteError.__name__}
-_EXPECTED |= {error.__name__ for error in SdAssetsError.__subclasses__()}
-
-# What Dagster raises in the step of a check that failed and blocks.
-_CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
 def build_partition(partition: str, last: str | None = None) -> list[str]:
@@ -52,11 +46,7 @@ def build_partition(partition: str, last: str | None = None) -> list[str]:
         result = _executed(job, partition, instance, wanted)
     failed = [found for found in result.get_asset_check_evaluations() if not found.passed]
     if not result.success:
-        stops = [
-            line_of(found)
-            for found in failed
-            if found.blocking and found.severity is dg.AssetCheckSeverity.ERROR
-        ]
+        stops = [line_of(found) for found in failed if stopped_the_run(found)]
         raise SdAssetsError("\n".join([*stops, *_reasons(result)]))
     return [line_of(found) for found in failed]
 
@@ -98,11 +88,6 @@ def _executed(
     )
 
 
-def line_of(found: dg.AssetCheckEvaluation) -> str:
-    """What a check found, for a person at a terminal."""
-    return f"{found.asset_key.to_user_string()}, {found.check_name}: {found.description or 'failed'}"
-
-
 def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
     reasons = (_reason(event) for event in result.all_events if event.is_step_failure)
     return [reason for reason in reasons if reason]
@@ -113,15 +98,10 @@ def _reason(event: dg.DagsterEvent) -> str | None:
 
     None for checks that stopped the run: they have said why themselves.
     """
-    whole = event.step_failure_data.error
-    if whole is not None and whole.cls_name == _CHECK_FAILED:
+    error = event.step_failure_data.error
+    if is_of_check(error):
         return None
-    error = whole
-    while error is not None:
-        if error.cls_name in _EXPECTED:
-            return f"{event.step_key}: {error.message.partition(': ')[2].strip()}"
-        error = error.cause
-    return f"{event.step_key}: {whole.to_string() if whole else 'failed'}"
+    return f"{event.step_key}: {own_message(error) or (error.to_string() if error else 'failed')}"
 
 
 @dg.logger

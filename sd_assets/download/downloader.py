@@ -53,19 +53,27 @@ class Downloader:
         settings: how to fetch, and what `make` needs to know.
         make: what becomes of an image's bytes: `resized` (the default) or `as_it_came`.
         blocked: URLs and hosts that are not asked, images that are not kept.
+        cores: that resizing may use; None: all.
+        seat: the number of this downloader, and how many work at the same: see `Hosts`.
     """
 
     def __init__(
-        self, settings: DownloadSettings, make: Make | None = None, blocked: Blocked = NOTHING
+        self,
+        settings: DownloadSettings,
+        make: Make | None = None,
+        blocked: Blocked = NOTHING,
+        *,
+        cores: int | None = None,
+        seat: tuple[int, int] = (0, 1),
     ) -> None:
         self._settings = settings
         self._make = make or resized
         self._blocked = blocked
         allow_open_files(settings.connections)
         self._room = Room(max(_ROOM_BYTES, settings.max_bytes))
-        self._hosts = Hosts(settings, self._room)
+        self._hosts = Hosts(settings, self._room, seat)
         # What makes images gives up the interpreter's lock while it decodes, resizes and encodes.
-        self._codec = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "sd-assets-codec")
+        self._codec = concurrent.futures.ThreadPoolExecutor(cores or os.cpu_count(), "sd-assets-codec")
         self._loop = new_event_loop()
         # What goes wrong in a connection that nobody uses any more is nobody's concern.
         self._loop.set_exception_handler(lambda _, context: logger.debug("%s", context))

@@ -6,6 +6,7 @@ there is anybody at all is a question of the port, too.
 
 import asyncio
 import heapq
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ _MOST_REMEMBERED = 50_000
 @dataclass(eq=False, slots=True)
 class _Host:
     name: str
+    most: int  # connections at a time
     busy: int = 0  # connections
     # For a turn: a heap of the numbers of the flights, with the ports.
     waiting: list[tuple[int, int, asyncio.Future[bool]]] = field(default_factory=list)
@@ -52,13 +54,16 @@ class Hosts:
     Args:
         settings: `connections`, `connections_per_host`, `host_failures`.
         room: of the images in memory; while there is none, nobody has a turn, and as soon as there is, turns are given.
+        seat: the number of who asks, and how many ask the same hosts elsewhere: each is given the URLs of hosts of its own, by
+            `number_of_host`. Redirects lead to those of others: of these it takes its share of the connections, at least one.
     """
 
-    def __init__(self, settings: DownloadSettings, room: Room) -> None:
+    def __init__(self, settings: DownloadSettings, room: Room, seat: tuple[int, int] = (0, 1)) -> None:
         self.room = room
         room.available = self.give_turns
         self._free = settings.connections
         self._per_host = settings.connections_per_host
+        self._seat, self._seats = seat
         self._most_at_once = min(settings.connections, settings.connections_per_host)
         self._most_failures = settings.host_failures
         self._hosts: dict[str, _Host] = {}
@@ -82,7 +87,7 @@ class Hosts:
                 left = len(host.waiting) if alone else min(len(host.waiting), host.in_a_row)
                 # Those that come next have new connections, until there are as many as may be; then they use these again.
                 place.set_result(left >= self._most_at_once)
-            if not host.waiting or host.busy >= self._per_host:
+            if not host.waiting or host.busy >= host.most:
                 self._unlist(host)
                 self._forget(host)
             elif not few and host.in_a_row <= 0:
@@ -98,7 +103,7 @@ class Hosts:
         """Waits for a turn; also whether the connection should be kept for the next one."""
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = _Host(name)
+            host = self._hosts[name] = _Host(name, self._most_of(name))
         refusal = self._refusal(host, port)
         if refusal is not None:
             self._forget(host)
@@ -115,9 +120,13 @@ class Hosts:
                 self.end()
             raise
 
+    def _most_of(self, name: str) -> int:
+        own = number_of_host(name) % self._seats == self._seat
+        return self._per_host if own else max(1, self._per_host // self._seats)
+
     def _list(self, host: _Host, *, first: bool = False) -> None:
         """Has a host among those whose turn it may be, if it is one."""
-        if host.listed or not host.waiting or host.busy >= self._per_host or host.held_until is not None:
+        if host.listed or not host.waiting or host.busy >= host.most or host.held_until is not None:
             return
         host.listed = True
         if first and host.in_a_row > 0:
@@ -209,6 +218,11 @@ class Hosts:
         left = max(0.0, (host.held_until or 0.0) - asyncio.get_running_loop().time())
         detail = f"not asked: {host.name} wants to be left alone ({host.asked_for})"
         return FetchError(ErrorCode.RATE_LIMITED, detail, retry_after=left, again=False, asked=False)
+
+
+def number_of_host(name: str | None) -> int:
+    """The same for the same host, everywhere."""
+    return zlib.crc32((name or "").rstrip(".").lower().encode())
 
 
 def _first_waiting(host: _Host) -> "asyncio.Future[bool] | None":

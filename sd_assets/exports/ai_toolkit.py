@@ -9,7 +9,7 @@ image. The whole file is the caption. Formats: .jpg, .jpeg, .png and .webp. Wher
 from collections.abc import Mapping
 from itertools import chain
 
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.pair import Pair
 from sd_assets.exports.pair_files import PairFiles, provenance_line
 
@@ -26,7 +26,5 @@ class AiToolkit(PairFiles):
     def line(self, pair: Pair, name: str) -> str:
         return provenance_line(pair, name)
 
-    def index(
-        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
-    ) -> dict[tuple[str, str], list[bytes]]:
+    def index(self, folder: ExportFolder, lines: Mapping[str, Pieces]) -> dict[tuple[str, str], Pieces]:
         return {("", "metadata.jsonl"): list(chain.from_iterable(lines.values()))}

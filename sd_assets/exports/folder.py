@@ -11,6 +11,9 @@ from sd_assets.errors import ExportError
 from sd_assets.storage.area import LEASE_SECONDS
 from sd_assets.storage.files import Files
 
+# Of a file, as they follow one another.
+Pieces = Sequence[bytes | pa.Buffer]
+
 
 class ExportFolder:
     """`<layout>/<partition>/` with a folder for each split, and `<layout>/<partition>.json`, which says what is in there.
@@ -64,18 +67,18 @@ class ExportFolder:
         """Write a file of one or more pieces."""
         self._files.put(self._at(split, name), *data)
 
-    def put_if_other(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+    def put_if_other(self, split: str, name: str, data: Pieces) -> bool:
         """Write a file of one or more pieces, unless it is there as it is to be; whether it was written."""
         if self._holds(split, name, data):
             return False
         self.put(split, name, data)
         return True
 
-    def _holds(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+    def _holds(self, split: str, name: str, data: Pieces) -> bool:
         """Whether a file is made of these pieces: compared as it is read, as those of many pairs are large."""
         try:
             with self._files.open(self._at(split, name)) as file:
-                return all(file.read(len(piece)) == piece for piece in data) and not file.read(1)
+                return all(file.read(len(piece)) == memoryview(piece) for piece in data) and not file.read(1)
         except FileNotFoundError:
             return False
 

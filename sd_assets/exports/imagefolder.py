@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 
 from sd_assets.curation.splits import SPLITS
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.pair import Pair
 from sd_assets.exports.pair_files import PairFiles
 
@@ -34,7 +34,5 @@ class ImageFolder(PairFiles):
             ensure_ascii=False,
         )
 
-    def index(
-        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
-    ) -> dict[tuple[str, str], list[bytes]]:
+    def index(self, folder: ExportFolder, lines: Mapping[str, Pieces]) -> dict[tuple[str, str], Pieces]:
         return {(split, "metadata.jsonl"): text for split, text in lines.items()}

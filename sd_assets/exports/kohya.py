@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from itertools import chain
 
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.pair import Pair
 from sd_assets.exports.pair_files import PairFiles, provenance_line
 from sd_assets.settings.exports import KohyaSettings
@@ -35,9 +35,7 @@ class Kohya(PairFiles):
     def line(self, pair: Pair, name: str) -> str:
         return provenance_line(pair, name)
 
-    def index(
-        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
-    ) -> dict[tuple[str, str], list[bytes]]:
+    def index(self, folder: ExportFolder, lines: Mapping[str, Pieces]) -> dict[tuple[str, str], Pieces]:
         return {
             ("", "dataset.toml"): [self._toml(folder).encode()],
             ("", "metadata.jsonl"): list(chain.from_iterable(lines.values())),

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import pyarrow as pa
+
 from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import RowError
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.pair import Pairs
 from sd_assets.exports.picture import exported
 from sd_assets.settings.exports import LayoutSettings
@@ -80,7 +82,7 @@ class Layout(ABC):
         return (split, name) in self.indices or (split in SPLITS and self.has_pairs(name))
 
     def put_index(
-        self, files: Mapping[tuple[str, str], Sequence[bytes]], folder: ExportFolder, written: Written
+        self, files: Mapping[tuple[str, str], Pieces], folder: ExportFolder, written: Written
     ) -> None:
         """Write those of these files that are not there as they are to be: their pieces, by split (an empty text: beside
         them) and name.
@@ -92,13 +94,19 @@ class Layout(ABC):
 
     def images(
         self, pairs: Pairs, numbers: list[int], failures: Counter[str]
-    ) -> Iterator[tuple[int, bytes, str]]:
-        """Number, bytes and extension of some images as they are to be written, without those that cannot be."""
-        for number, data in zip(numbers, pairs.images(numbers), strict=True):
+    ) -> Iterator[tuple[int, bytes | pa.Buffer, str]]:
+        """Number, bytes and extension of some images as they are to be written, without those that cannot be.
+
+        A buffer is one of `Pairs.images`.
+        """
+        for number, stored in zip(numbers, pairs.images(numbers), strict=True):
+            data = stored.to_pybytes()  # what looks into it needs bytes: of one image at a time
             try:
-                yield number, *exported(data, self.settings)
+                made, extension = exported(data, self.settings)
             except RowError as error:
                 failures[error.code] += 1
+                continue
+            yield number, stored if made is data else made, extension
 
 
 def delete_others(layout: Layout, folder: ExportFolder, written: Written) -> None:

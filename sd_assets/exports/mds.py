@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ExportError
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.shards import Sample, Shard, Shards
 from sd_assets.settings.exports import MdsSettings
 
@@ -54,7 +55,7 @@ class Mds(Shards):
     extension = "mds"
     settings: MdsSettings
 
-    def encode(self, samples: Sequence[Sample]) -> Iterator[bytes]:
+    def encode(self, samples: Sequence[Sample]) -> Iterator[bytes | pa.Buffer]:
         values = [_values(sample) for sample in samples]
         sizes = [
             sum(
@@ -82,7 +83,7 @@ class Mds(Shards):
 
     def index(
         self, folder: ExportFolder, split: str, shards: Sequence[Shard]
-    ) -> dict[tuple[str, str], list[bytes]]:
+    ) -> dict[tuple[str, str], Pieces]:
         sizes = folder.sizes(split)
         listed = [
             {
@@ -111,7 +112,7 @@ def _described() -> dict[str, Any]:
     }
 
 
-def _values(sample: Sample) -> list[bytes]:
+def _values(sample: Sample) -> list[bytes | pa.Buffer]:
     """A sample's columns, encoded, in their order."""
     pair = sample.pair
     known = {
@@ -124,9 +125,10 @@ def _values(sample: Sample) -> list[bytes]:
     return [_encoded(known[name], encoding) for name, (encoding, _) in _COLUMNS.items()]
 
 
-def _encoded(value: Any, encoding: str) -> bytes:
+def _encoded(value: Any, encoding: str) -> bytes | pa.Buffer:
     if encoding == "bytes":
-        return bytes(value)
+        data: bytes | pa.Buffer = value
+        return data
     if encoding == "int32":
         return np.int32(value).tobytes()
     return (json.dumps(value, ensure_ascii=False) if encoding == "json" else value).encode()

@@ -81,11 +81,14 @@ class Pairs:
     rows: Rows
     places: Sequence[int]
 
-    def images(self, numbers: Sequence[int]) -> list[bytes]:
-        """The stored bytes of some of the images, in the order asked for. Good until the next `Pairs` are asked for."""
+    def images(self, numbers: Sequence[int]) -> list[pa.Buffer]:
+        """The stored bytes of some of the images, in the order asked for. To be asked for before the next `Pairs` are.
+
+        They share their memory, so that one that is held keeps that of all.
+        """
         assert self.rows.fetch is not None
         fetched = self.rows.fetch([self.places[number] for number in numbers]) if numbers else None
-        return fetched.column("image").to_pylist() if fetched is not None else []
+        return [image.as_buffer() for image in fetched.column("image")] if fetched is not None else []
 
 
 def read_pairs(
@@ -126,14 +129,14 @@ def read_pairs(
         yield Pairs(pairs, rows, places)
 
 
-def _models(image_captions: Table) -> dict[str, list[str]]:
+def _models(image_captions: Table) -> dict[str, tuple[str, ...]]:
     """Which model made each caption of an image, in their order; an empty text: the image came with it."""
-    models: dict[str, list[str]] = {}
-    names: dict[str, str] = {}  # one text for all that are equal
+    models: dict[str, tuple[str, ...]] = {}
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # one for all that are equal
     for row in each_row(image_captions.batches(["image_id", "model", "error"])):
         if row["error"] is None:
-            model = row["model"] or ""
-            models.setdefault(row["image_id"], []).append(names.setdefault(model, model))
+            made_by = (*models.get(row["image_id"], ()), row["model"] or "")
+            models[row["image_id"]] = known.setdefault(made_by, made_by)
     return models
 
 

@@ -3,13 +3,17 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from sd_assets.ahead import map_ahead
 from sd_assets.curation.splits import SPLITS
 from sd_assets.errors import ErrorCode, RowError
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.exports.layout import WRITERS, Layout, Reader, Written
+from sd_assets.exports.lines import Lines
 from sd_assets.exports.pair import Pair
 from sd_assets.exports.picture import EXTENSIONS, exported
 
@@ -32,7 +36,7 @@ class _File:
 
     pair: Pair
     name: str | None = None
-    data: bytes | None = None
+    data: pa.Buffer | None = None
     sizes: list[int] = field(default_factory=list)
     error: ErrorCode | None = None
 
@@ -48,14 +52,12 @@ class PairFiles(Layout):
         """What a file that names all images of a split says of one; None: there is no such file."""
         return None
 
-    def index(
-        self, folder: ExportFolder, lines: Mapping[str, list[bytes]]
-    ) -> dict[tuple[str, str], list[bytes]]:
+    def index(self, folder: ExportFolder, lines: Mapping[str, Pieces]) -> dict[tuple[str, str], Pieces]:
         """Files besides those of the pairs: their pieces, by split (an empty text: beside the splits) and name.
 
         Args:
             folder: of the export.
-            lines: by split, what `line` gave for each pair, each with its end; of splits that have a pair.
+            lines: by split, what `line` gave for each pair, each with its end, in pieces; of splits that have a pair.
         """
         return {}
 
@@ -66,33 +68,37 @@ class PairFiles(Layout):
         written = Written()
         names = {split: folder.names(split) for split in SPLITS}
         texts = {split: {name for name in names[split] if name.endswith(".txt")} for split in SPLITS}
-        lines: dict[str, list[bytes]] = {split: [] for split in SPLITS}
 
         def put(files: list[_File]) -> list[_File]:
             for file in files:
                 self._put(file, folder, texts[file.pair.split])
             return files
 
-        for files in map_ahead(put, self._groups(read, written, names), WRITERS):
-            for file in files:
-                if file.name is None:
-                    assert file.error is not None
-                    written.failures[file.error] += 1
-                    continue
-                split = file.pair.split
-                written.pairs[split] += 1
-                written.wanted[split].add(file.name)
-                if self.text(file.pair) is not None:
-                    written.wanted[split].add(f"{file.pair.stem}.txt")
-                written.files_kept += not file.sizes
-                for size in file.sizes:
-                    written.wrote(size)
-                line = self.line(file.pair, file.name)
-                if line is not None:
-                    lines[split].append(f"{line}\n".encode())
-        present = {split: lines[split] for split in SPLITS if written.pairs[split]}
-        self.put_index(self.index(folder, present), folder, written)
+        with ExitStack() as stack:
+            lines = {split: stack.enter_context(closing(Lines())) for split in SPLITS}
+            for files in map_ahead(put, self._groups(read, written, names), WRITERS):
+                for file in files:
+                    self._count(file, written)
+                    line = self.line(file.pair, file.name) if file.name is not None else None
+                    if line is not None:
+                        lines[file.pair.split].add(line)
+            present = {split: lines[split].pieces() for split in SPLITS if written.pairs[split]}
+            self.put_index(self.index(folder, present), folder, written)
         return written
+
+    def _count(self, file: _File, written: Written) -> None:
+        if file.name is None:
+            assert file.error is not None
+            written.failures[file.error] += 1
+            return
+        split = file.pair.split
+        written.pairs[split] += 1
+        written.wanted[split].add(file.name)
+        if self.text(file.pair) is not None:
+            written.wanted[split].add(f"{file.pair.stem}.txt")
+        written.files_kept += not file.sizes
+        for size in file.sizes:
+            written.wrote(size)
 
     def _groups(
         self, read: Reader, written: Written, names: Mapping[str, list[str]]
@@ -116,7 +122,7 @@ class PairFiles(Layout):
         pair = file.pair
         if file.data is not None:
             try:
-                data, extension = exported(file.data, self.settings)
+                data, extension = exported(file.data.to_pybytes(), self.settings)
             except RowError as error:
                 file.error = error.code
                 return

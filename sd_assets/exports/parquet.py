@@ -51,7 +51,7 @@ class Parquet(Shards):
         ) as writer:
             for group in _groups(samples):
                 # Images by themselves: as a value among others each would be copied twice more.
-                images = pa.array([sample.image for sample in group], pa.binary())
+                images = pa.array([memoryview(sample.image) for sample in group], pa.binary())
                 paths = pa.array([f"{sample.pair.stem}.{sample.extension}" for sample in group])
                 rows = pa.Table.from_pylist([self._row(sample) for sample in group], others)
                 image = pa.StructArray.from_arrays([images, paths], fields=list(_IMAGE))

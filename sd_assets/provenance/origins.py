@@ -1,10 +1,11 @@
 """Where each image comes from, in the short form that exported metadata has."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sd_assets.provenance.tables import PartitionTables, Row
@@ -17,6 +18,7 @@ from sd_assets.schemas import (
     SEED_PROMPTS,
     TableSchema,
 )
+from sd_assets.storage.rows import as_array
 from sd_assets.storage.table import Table, TableStore
 from sd_assets.views.text import publisher
 
@@ -42,10 +44,10 @@ class Origins:
     Args:
         store: of the tables.
         partition: the seed dataset.
-        image_ids: gives those of the images that will be asked for.
+        image_ids: gives those of the images that will be asked for: texts.
     """
 
-    def __init__(self, store: TableStore, partition: str, image_ids: Callable[[], Collection[str]]) -> None:
+    def __init__(self, store: TableStore, partition: str, image_ids: Callable[[], pa.Array]) -> None:
         self._tables = PartitionTables(store, partition)
         self._image_ids = image_ids
         self._public = publisher()
@@ -112,12 +114,12 @@ class _Held:
     When an image was fetched is not: it changes with each refresh, and what was exported with it would.
     """
 
-    def __init__(self, tables: PartitionTables, image_ids: Collection[str]) -> None:
+    def __init__(self, tables: PartitionTables, image_ids: pa.Array) -> None:
         self.seeds = tables.held(SEED_IMAGES, "image_id", image_ids, _OF_A_SEED)
         self.downloads = tables.held(DOWNLOADED_IMAGES, "image_id", image_ids, ["url_id"])
-        self.urls = tables.held(RETRIEVED_IMAGE_URLS, "url_id", self.downloads.column("url_id"), ["hits"])
+        self.urls = tables.held(RETRIEVED_IMAGE_URLS, "url_id", self.downloads.array("url_id"), ["hits"])
         hits = pc.list_flatten(self.urls.array("hits"))
-        asked = pc.struct_field(hits, "query_id").unique().to_pylist()
+        asked = pc.struct_field(hits, "query_id").unique()
 
         def by_query(schema: TableSchema, key: str, column: str) -> dict[str, str]:
             rows = tables.held(schema, key, asked, [column])
@@ -131,11 +133,9 @@ class _Held:
 def origins_of_kept(store: TableStore, partition: str, curated_pairs: Table) -> Origins:
     """The origins of the pairs that are kept."""
 
-    def kept() -> list[str]:
-        return [
-            image_id
-            for batch in curated_pairs.batches(["image_id", "keep"])
-            for image_id in batch.filter(batch.column("keep")).column("image_id").to_pylist()
-        ]
+    def kept() -> pa.Array:
+        batches = curated_pairs.batches(["image_id", "keep"])
+        found = [batch.filter(batch.column("keep")).column("image_id") for batch in batches]
+        return as_array(pa.chunked_array(found, pa.string()))
 
     return Origins(store, partition, kept)

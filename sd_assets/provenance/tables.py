@@ -1,8 +1,11 @@
 """The current tables of a partition, searched for what they say of some images."""
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +28,7 @@ from sd_assets.schemas import (
     TableSchema,
 )
 from sd_assets.storage.area import Manifest
+from sd_assets.storage.rows import as_array
 from sd_assets.storage.shards import payload_columns
 from sd_assets.storage.table import TableStore
 
@@ -48,6 +52,7 @@ _TABLES = (
 _EMBEDDING = "embedding"
 # That are made Python objects at once.
 _BLOCK_ROWS = 32
+_HASHED_ROWS = 1_024
 
 
 class PartitionTables:
@@ -85,17 +90,14 @@ class PartitionTables:
         ).to_pylist()
         return rows
 
-    def held(
-        self, schema: TableSchema, column: str, values: Collection[str], columns: Sequence[str]
-    ) -> "HeldRows":
+    def held(self, schema: TableSchema, column: str, values: pa.Array, columns: Sequence[str]) -> "HeldRows":
         """The rows that have one of many texts in a column, with some small columns, in memory."""
         table = self._tables.get(schema.name)
         names = [column, *columns]
         if table is None:
             return HeldRows(pa.schema([schema.arrow.field(name) for name in names]).empty_table(), column)
-        wanted = pa.array(values, pa.string())
         found = [
-            batch.filter(pc.is_in(batch.column(column), wanted)).select(names)
+            batch.filter(pc.is_in(batch.column(column), values)).select(names)
             for batch in table.batches(names)
         ]
         stored = pa.schema([table.schema.field(name) for name in names])
@@ -116,29 +118,40 @@ class PartitionTables:
 
 
 class HeldRows:
-    """Rows of a table, found by the text in one of their columns."""
+    """Rows of a table, found by the text in one of their columns: besides themselves 16 bytes a row."""
 
     def __init__(self, rows: pa.Table, column: str) -> None:
         self._rows = rows.combine_chunks()
+        self._column = column
         self._decoded: tuple[int, list[Row]] = (-1, [])
-        self._places: dict[str, list[int]] = {}
-        for place, value in enumerate(self._rows.column(column).to_pylist()):
-            self._places.setdefault(value, []).append(place)
+        texts = self._rows.column(column)
+        parts = (texts.slice(start, _HASHED_ROWS) for start in range(0, len(rows), _HASHED_ROWS))
+        hashes = np.fromiter((hash(text) for part in parts for text in part.to_pylist()), np.int64, len(rows))
+        order = np.argsort(hashes, kind="stable")
+        # Sorted; and the place of the row of each. As arrays of Python, which `bisect` looks into quicker than into NumPy's.
+        self._hashes = array("q", hashes[order].tobytes())
+        self._places = array("q", order.astype(np.int64).tobytes())
 
     def column(self, name: str) -> list[Any]:
         """A column of all of them."""
         values: list[Any] = self._rows.column(name).to_pylist()
         return values
 
-    def array(self, name: str) -> pa.ChunkedArray:
+    def array(self, name: str) -> pa.Array:
         """The same, as Arrow has it."""
-        return self._rows.column(name)
+        return as_array(self._rows.column(name))
 
     def of(self, value: str) -> list[Row]:
         """The rows that have this text, in order."""
-        return [
-            self._block(place // _BLOCK_ROWS)[place % _BLOCK_ROWS] for place in self._places.get(value, ())
-        ]
+        wanted, found = hash(value), []
+        number = bisect_left(self._hashes, wanted)
+        while number < len(self._hashes) and self._hashes[number] == wanted:
+            place = self._places[number]
+            row = self._block(place // _BLOCK_ROWS)[place % _BLOCK_ROWS]
+            if row[self._column] == value:
+                found.append(row)
+            number += 1
+        return found
 
     def _block(self, number: int) -> list[Row]:
         # Mostly asked for in the order in which they lie, and a few at a time are quicker than one.

@@ -1,7 +1,7 @@
 """A dataset repository of the Hub as the folder of an export: it is read as its newest commit, and what a run writes is one more."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from sd_assets.errors import HubError
-from sd_assets.exports.folder import ExportFolder
+from sd_assets.exports.folder import ExportFolder, Pieces
 from sd_assets.views.text import one_line
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class RepositoryFolder(ExportFolder):
     def get(self, split: str, name: str) -> bytes | None:
         return self._repository.get(_at(split, name))
 
-    def put_if_other(self, split: str, name: str, data: Sequence[bytes]) -> bool:
+    def put_if_other(self, split: str, name: str, data: Pieces) -> bool:
         whole = b"".join(data)
         if self.get(split, name) == whole:
             return False

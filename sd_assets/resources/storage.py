@@ -9,9 +9,9 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.errors import SdAssetsError, TableError
 from sd_assets.resources.catalog import CatalogResource
 from sd_assets.resources.redaction import redact_events
@@ -19,7 +19,8 @@ from sd_assets.resources.views import view_metadata
 from sd_assets.schemas import ERROR_FIELDS, TableSchema
 from sd_assets.settings import BlockedSettings
 from sd_assets.storage.area import KEPT_VERSIONS, Area
-from sd_assets.storage.files import Files, LocalFiles, S3Files
+from sd_assets.storage.files import Files, LocalFiles, S3Connection, S3Files
+from sd_assets.storage.files.s3_connection import MAX_ATTEMPTS
 from sd_assets.storage.staging import Staged
 from sd_assets.storage.table import Table, TableStore
 from sd_assets.takedown import take_down
@@ -54,18 +55,51 @@ def default_kept_versions() -> int:
     return int(value)
 
 
+class S3Config(dg.Config):
+    """How an `s3://` base is reached; see `S3Connection`. What is left out is found as boto3 finds it.
+
+    Credentials are never configured, as Dagster shows and stores what is: they come from the environment (`AWS_ACCESS_KEY_ID`
+    and `AWS_SECRET_ACCESS_KEY`), a profile, or the role of the machine.
+
+    Raises:
+        SdAssetsError: credentials are given all the same, or are in the endpoint.
+    """
+
+    endpoint_url: str | None = None
+    region_name: str | None = None
+    profile_name: str | None = None
+    verify: bool | None = None
+    max_attempts: int = Field(default=MAX_ATTEMPTS, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_credentials(cls, given: Any) -> Any:
+        # Not a ValueError: pydantic would quote what was given.
+        unknown = sorted(set(given) - set(cls.model_fields)) if isinstance(given, Mapping) else []
+        if unknown:
+            raise SdAssetsError(
+                f"s3 of the storage has no {', '.join(unknown)}; it has {', '.join(cls.model_fields)}. Credentials are taken "
+                "from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a profile"
+            )
+        return given
+
+    def connection(self) -> S3Connection:
+        return S3Connection(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
 class StorageResource(dg.ConfigurableResource["StorageResource"]):
     """All tables.
 
     Attributes:
-        base: a folder, or `s3://bucket/prefix` (credentials and endpoint as boto3 finds them); empty: what
-            `SD_ASSETS_DATA` names, or `data/` of the project.
+        base: a folder, or `s3://bucket/prefix`; empty: what `SD_ASSETS_DATA` names, or `data/` of the project.
         kept_versions: so many versions of a partition are kept, the current one included; older ones are deleted by the
             next run that commits. None: what `SD_ASSETS_KEPT_VERSIONS` says, or 3.
+        s3: how an `s3://` base is reached.
     """
 
     base: str = ""
     kept_versions: int | None = Field(default=None, ge=1)
+    s3: S3Config = S3Config()
 
     def store(self) -> TableStore:
         """The tables under the base. Raises SdAssetsError if `SD_ASSETS_KEPT_VERSIONS` is no number from 1."""
@@ -96,9 +130,7 @@ class StorageResource(dg.ConfigurableResource["StorageResource"]):
         """The base; or another folder, or `s3://` prefix."""
         base = base or self.base or default_base()
         if base.startswith("s3://"):
-            from dagster_aws.s3 import S3Resource
-
-            return S3Files(S3Resource().get_client(), base)
+            return S3Files(self.s3.connection(), base)
         return LocalFiles(Path(base))
 
 

@@ -165,7 +165,7 @@ class Exchange:
 
     def _judged(self, response: aiohttp.ClientResponse, content: bytes) -> Any:
         status, kind = response.status, response.headers.get("Content-Type", "no content type")
-        wait_s = _seconds(response.headers.get("Retry-After"))
+        wait_s = retry_after_s(response.headers.get("Retry-After"))
         text = self.quoted(content[:_CHUNK_BYTES].decode("utf-8", "replace"))
         if status in _NOBODY_BEHIND:
             raise NoAnswerError(f"HTTP {status}: {text!r}", status=status, wait_s=wait_s)
@@ -191,11 +191,11 @@ class Exchange:
         return " ".join(self.without_key(str(what)).split())[:_SHOWN]
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Of a header Retry-After: seconds, or a date; None if it is neither."""
-    if retry_after is None:
+def retry_after_s(value: str | None) -> float | None:
+    """Of a header Retry-After, which names seconds or a date, the seconds from now; None if it is neither."""
+    if value is None:
         return None
-    text = retry_after.strip()
+    text = value.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
     try:

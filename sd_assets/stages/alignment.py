@@ -27,6 +27,8 @@ class AlignmentStage(Stage):
     """
 
     version = "1"
+    is_spread = True
+    uses_device = True
     reads = ("captions", "embedding", "embedding_error")
 
     def __init__(self, encoder: ClipEncoder) -> None:

@@ -52,11 +52,13 @@ class CaptionStage(Stage):
     """
 
     version = "2"
+    uses_device = True
     # The image too: image_id is of the bytes as they came, and the model sees them resized.
     reads = ("image", "text", "origin", "variant_settings")
 
     def __init__(self, captioner: CaptionModel) -> None:
         self._captioner = captioner
+        self.is_spread = not captioner.remote  # who asks an endpoint only waits
         self._fit_captioner()
         if captioner.remote:
             self.judge = Judge(("error",), _may_reuse)

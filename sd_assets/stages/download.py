@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sd_assets.batches import with_column
-from sd_assets.blocked import BLANKED, NOTHING, Blocked
+from sd_assets.blocked import BLANKED, NOTHING, Blocked, host_of
 from sd_assets.download.again import (
     WITHDRAWN,
     Asked,
@@ -44,6 +44,13 @@ _SECONDS_TOGETHER = 0.5
 # Of a stored image, what a conditional request needs.
 _CONDITIONS = ("error", "etag", "last_modified", "redirected_to")
 _SHA256 = "^[0-9a-f]{64}$"
+# What `DownloadStage` counts; the last: URLs that were given up, and do not fail any more.
+_RETRIED, _REFETCHED, _NOT_MODIFIED, _CAME_AT_LAST = (
+    "rows_retried",
+    "rows_refetched",
+    "rows_not_modified",
+    "rows_that_came_at_last",
+)
 
 
 class _Query(NamedTuple):
@@ -71,6 +78,7 @@ class DownloadStage(Stage):
     version = "2"
     reads = ("sha256",)  # the url_id is the hash of the URL
     batch_rows = _ROWS_TOGETHER
+    is_spread = True
 
     def __init__(self, settings: DownloadSettings, blocked: Blocked = NOTHING) -> None:
         self._settings = settings
@@ -85,8 +93,7 @@ class DownloadStage(Stage):
         self._not_failing: list[pa.RecordBatch] = []
         # Rows that are due though they do not fail in a way that may pass; when they were asked for.
         self._due: dict[str, datetime] = {}
-        # What this run counts; of the input, if it is read: if not, the version stays as it is.
-        self._retried = self._refetched = self._not_modified = 0
+        # What this run counts of the input, if it is read: if not, the version stays as it is.
         self._listed_given_up: set[str] | None = None
         self._rows_blocked = self._hashes_unusable = 0
 
@@ -101,16 +108,12 @@ class DownloadStage(Stage):
         """What is counted: of failed URLs, and of those with an image, how many were asked for again; of these, how many
         have not changed; how many failed URLs are given up; how many input rows are blocked, or have a sha256 that is none.
         """
-        facts = {
-            "rows_retried": self._retried,
-            "rows_refetched": self._refetched,
-            "rows_not_modified": self._not_modified,
-        }
+        facts = {name: self.counts[name] for name in (_RETRIED, _REFETCHED, _NOT_MODIFIED)}
         if self._listed_given_up is None:
             return {**facts, "rows_given_up": len(self._given_up())}
         return {
             **facts,
-            "rows_given_up": len(self._listed_given_up),
+            "rows_given_up": len(self._listed_given_up) - self.counts[_CAME_AT_LAST],
             "rows_blocked": self._rows_blocked,
             "hashes_unusable": self._hashes_unusable,
         }
@@ -144,7 +147,13 @@ class DownloadStage(Stage):
     def open(self) -> None:
         from sd_assets.download.downloader import Downloader
 
-        self._downloader = Downloader(self._settings, blocked=self._blocked)
+        self._downloader = Downloader(self._settings, blocked=self._blocked, cores=self.cores, seat=self.seat)
+
+    def groups(self, rows: pa.RecordBatch) -> list[int]:
+        """One worker asks all of a host: so it has no more connections, and is left alone as it asks, whoever computes."""
+        from sd_assets.download.hosts import number_of_host
+
+        return [number_of_host(host_of(url)) for url in rows.column("url").to_pylist()]
 
     def run(self, missing: Iterator[Work], refused: Refused) -> Generator[Work, None, None]:
         assert self._downloader is not None
@@ -181,13 +190,13 @@ class DownloadStage(Stage):
                 if entries is not None:
                     yield query, _was_blocked(entries)
                 elif image is not None:
-                    self._refetched += 1
+                    self.counts[_REFETCHED] += 1
                     conditions = (image[name] for name in ("etag", "last_modified", "redirected_to"))
                     yield query, Request(url, sha256, *conditions)
                 else:
                     before = self._failing.get(query.url_id)
                     failed = before is not None and before.error is not None
-                    self._retried += failed or stored is not None
+                    self.counts[_RETRIED] += failed or stored is not None
                     yield query, Request(url, sha256)
 
     # --- what became of it ---------------------------------------------------------------------------------------
@@ -206,12 +215,12 @@ class DownloadStage(Stage):
     def _row(self, query: _Query, answer: "Download", image: Mapping[str, Any] | None) -> dict[str, Any]:
         """The columns of a URL that was asked for; `image` is the stored row of one that stays."""
         since = failing_since(answer.error, answer.fetched_at, self._failing.get(query.url_id))
-        if since is None and self._listed_given_up:
-            self._listed_given_up.discard(query.url_id)
+        if since is None and query.url_id in (self._listed_given_up or ()):
+            self.counts[_CAME_AT_LAST] += 1
         if image is not None:
             asked = {"fetched_at": answer.fetched_at, "attempts": answer.attempts, "failing_since": since}
             if answer.not_modified:  # any other answer's conditions are of what it sent, not of the image
-                self._not_modified += 1
+                self.counts[_NOT_MODIFIED] += 1
                 asked["etag"] = answer.etag or image["etag"]
                 asked["last_modified"] = answer.last_modified or image["last_modified"]
             return {**image, **asked}

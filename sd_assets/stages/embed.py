@@ -28,6 +28,9 @@ _QUERY_ROWS = pa.schema(
 class _ClipStage(Stage):
     """What rows of a CLIP have in common."""
 
+    is_spread = True
+    uses_device = True
+
     def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
         self.batch_rows = encoder.batch_size

@@ -25,6 +25,7 @@ class HeldOutStage(ImageEmbedStage):
         blocked: what was taken down: `without_blocked` leaves it out, as of the seeds.
     """
 
+    is_spread = False  # the source is read, and its images come, here
     version = ".".join(("2", ImageEmbedStage.version, ImageQualityStage.version))
     # The image_id is the hash of the bytes. What is kept out is named by where it is from, which must be true.
     reads = ("source", "source_row", "source_error")

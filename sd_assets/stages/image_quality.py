@@ -16,6 +16,7 @@ class ImageQualityStage(Stage):
     """Images measured as they are kept, one pass over the pixels of each, in threads; of what came, the size."""
 
     version = "2"
+    is_spread = True
     reads = ("image", *_ORIGINAL)
 
     @property

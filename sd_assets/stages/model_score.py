@@ -126,6 +126,8 @@ class HeadStage(_ScoreStage):
 class ClassifierStage(_ScoreStage):
     """By a classifier that sees the image as it is kept."""
 
+    is_spread = True
+    uses_device = True
     reads = ("image",)
 
     def __init__(self, schema: TableSchema, classifier: ImageClassifier) -> None:

@@ -22,6 +22,7 @@ class PairStage(Stage):
     """What is known of an image, and the image: nothing is computed, but only pairs that are new are put together."""
 
     version = "2"
+    is_spread = True
     batch_rows = _ROWS_AT_ONCE
     reads = tuple(name for name in TEXT_IMAGE_PAIRS.content if name not in ("image_id", "error"))
 

@@ -2,9 +2,11 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -16,8 +18,8 @@ from sd_assets.storage.digests import json_digest
 from sd_assets.storage.memory import kept_for_reuse
 from sd_assets.storage.staging import Judge
 
-# Threads that prepare; more would hold more decoded images than they save time.
-_PREPARERS = min(os.cpu_count() or 1, 16)
+# More threads that prepare would hold more decoded images than they save time.
+_MOST_PREPARERS = 16
 # Rows that a thread prepares at once: the first batch is ready after the time for so many, not for all of its rows.
 PART_ROWS = 16
 
@@ -86,6 +88,11 @@ class Stage(ABC):
         processors: threads that call `process`, more than one where there are several devices. Likewise.
         on_cpu: whether `process` keeps all cores busy, so that nothing is prepared meanwhile. Likewise.
         judge: which stored rows may be taken over; None: all.
+        is_spread: whether an engine of many workers spreads it: not what costs little, or has to be in one place.
+        uses_device: whether `open` loads a model onto a device, if there is one.
+        cores: that `process` and `prepare` may use together. Whoever opens the stage may set it; likewise.
+        seat: the number of the worker that this is, and how many there are. Likewise.
+        counts: what `run` counts on the way, for `facts`; what several workers count is added up.
     """
 
     version: ClassVar[str] = "1"
@@ -94,6 +101,14 @@ class Stage(ABC):
     processors: int = 1
     on_cpu: bool = False
     judge: Judge | None = None
+    is_spread: bool = False
+    uses_device: ClassVar[bool] = False
+    cores: int = os.cpu_count() or 1
+    seat: tuple[int, int] = (0, 1)
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        return Counter()
 
     @property
     @abstractmethod
@@ -106,6 +121,14 @@ class Stage(ABC):
 
     def open(self) -> None:  # noqa: B027 - most reductions of the contract have nothing to open
         """Load what `process` needs. Called once a worker, and only if there is a row to compute."""
+
+    def groups(self, rows: pa.RecordBatch) -> Sequence[int] | None:
+        """Numbers from 0: rows with the same one have to be computed by the same worker; None: each by any.
+
+        Args:
+            rows: of the input, without images.
+        """
+        return None
 
     def prepare(self, rows: pa.RecordBatch) -> list[Any]:
         """The part of the work that runs ahead, in threads, while `process` has the device: decoding, resizing.
@@ -140,7 +163,8 @@ class Stage(ABC):
 
         by_turns = self.on_cpu
         parts = (part for work in missing for part in self._parts(work))
-        prepared = (map_by_turns if by_turns else map_ahead)(self._prepared, parts, _PREPARERS)
+        preparers = min(self.cores, _MOST_PREPARERS)
+        prepared = (map_by_turns if by_turns else map_ahead)(self._prepared, parts, preparers)
         with closing(prepared), closing(_joined(prepared)) as ready:
             if by_turns:
                 with kept_for_reuse():

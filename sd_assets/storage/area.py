@@ -19,7 +19,7 @@ import re
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
+from sd_assets.ahead import map_ahead
 from sd_assets.errors import TableError, WriteError
 from sd_assets.schemas import TableSchema
 from sd_assets.storage.files import Files
@@ -46,6 +47,10 @@ from sd_assets.storage.shards import (
 FORMAT = 2
 LEASE_SECONDS = 600.0
 KEPT_VERSIONS = 3
+# A sweep looks so often whether somebody else has begun.
+_LOOK_SECONDS = 1.0
+# Requests of the same kind that are under way at once: on S3 each takes a while.
+AT_ONCE = 16
 _MANIFEST_FILE = re.compile(r"(\d+)\.json")
 
 _log = logging.getLogger(__name__)
@@ -320,18 +325,24 @@ class Area:
             manifest = self.manifest(version)
             wanted = {shard.file for shard in manifest.shards}
             present = {name for name in self.files.names(self.folder) if SHARD_FILE.fullmatch(name)}
-            for name in sorted(wanted - present):
-                try:
-                    self.files.project(f"{self.hidden}/shards/{name}", f"{self.folder}/{name}")
-                except FileNotFoundError:
+            with closing(map_ahead(self._project, sorted(wanted - present), AT_ONCE)) as projected:
+                for gone in filter(None, projected):
                     if self._newest() == version:
-                        raise self._gone(name) from None
+                        raise self._gone(gone)
             for name in sorted(present - wanted):
                 self.files.delete(f"{self.folder}/{name}")
             newest = self._newest()
             if newest == version:
                 return manifest
             version = newest
+
+    def _project(self, name: str) -> str | None:
+        """Let a shard appear in the folder; returns its name if it is gone."""
+        try:
+            self.files.project(f"{self.hidden}/shards/{name}", f"{self.folder}/{name}")
+        except FileNotFoundError:
+            return name
+        return None
 
     def _gone(self, name: str) -> TableError:
         return TableError(
@@ -415,13 +426,15 @@ class Area:
         alive = False
         for name in self.files.names(f"{self.hidden}/leases"):
             path = f"{self.hidden}/leases/{name}"
+            if name == f"{run_id}.json":
+                continue
             try:
                 expires_at = json.loads(self.files.get(path))["expires_at"]
             except FileNotFoundError:
                 continue
             if expires_at < time.time():
                 self.files.delete(path)
-            elif name != f"{run_id}.json":
+            else:
                 alive = True
         return alive
 
@@ -452,7 +465,7 @@ class Area:
         """Delete what a commit has made superfluous: work in progress, and what no kept version needs.
 
         If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
-        manifest yet, and it may take over what we would delete. So we look again before each file: a run that starts after
+        manifest yet, and it may take over what we would delete. So we look again each second: a run that starts after
         that look finds no manifest any more that names the file, and would have to make it anew before we delete it.
 
         Args:
@@ -462,9 +475,10 @@ class Area:
         """
         newest = self._newest()
         wip = self.files.ages(f"{self.hidden}/wip")
-        for name in wip:
+        for name in list(wip):
             if name.rpartition("-")[0] == run_id:
                 self.files.delete(f"{self.hidden}/wip/{name}")
+                del wip[name]
         own_files = {shard.file for shard in own} | {f"{shard.index}.parquet" for shard in own}
         candidates = [
             (folder, name)
@@ -480,10 +494,13 @@ class Area:
         for version in self.versions()[: -(keep or self.kept_versions)]:
             self.files.delete(self._manifest_path(version))
         needed = self._needed()
+        looked_at = -_LOOK_SECONDS
         for folder, name in candidates:
             if name not in needed:
-                if self._others_alive(run_id) or self._newest() != newest:
-                    return
+                if time.monotonic() - looked_at > _LOOK_SECONDS:
+                    if self._others_alive(run_id) or self._newest() != newest:
+                        return
+                    looked_at = time.monotonic()
                 self.files.delete(f"{self.hidden}/{folder}/{name}")
         self.files.sweep_temporary(LEASE_SECONDS)
 

@@ -27,6 +27,8 @@ from sd_assets.storage.rows import as_array, as_batch
 # Mean bytes of a shard whose rows are large; of small rows, the schema says how many.
 SHARD_BYTES = 16 * 1024 * 1024
 MAX_ROW_GROUP_BYTES = 2 * 1024 * 1024
+# Shards that are held open by who reads rows of many: to open one on S3 takes requests.
+_OPEN_FILES = 16
 # Rows that are read at once where they hold no images, about.
 _ROWS_TOGETHER = 4_096
 
@@ -414,7 +416,8 @@ class ShardRows:
         self._starts = starts
         self._columns = columns
         self._most = held_bytes
-        self._metadata: dict[int, tuple[pq.FileMetaData, npt.NDArray[np.int64]]] = {}
+        # Those that were read last, open, with the first rows of their row groups.
+        self._files: OrderedDict[int, tuple[pq.ParquetFile, npt.NDArray[np.int64]]] = OrderedDict()
         self._held: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._held_bytes = 0
 
@@ -423,26 +426,37 @@ class ShardRows:
         pieces, order = [], []
         for shard, places in by_part(self._starts, rows):
             inside = rows[places] - self._starts[shard]
-            groups = self._group_starts(shard)
+            _, groups = self._file(shard)
             for group, within in by_part(groups, inside):
                 pieces.append(_taken(self._group(shard, group), inside[within] - groups[group]))
                 order.append(places[within])
         return _put_back(pieces, np.concatenate(order))
 
-    def _group_starts(self, shard: int) -> npt.NDArray[np.int64]:
-        if shard not in self._metadata:
-            with self._open(shard) as file:
-                known = pq.read_metadata(file)
+    def close(self) -> None:
+        """Hold no shard open any more, and no rows; both come back when they are asked for."""
+        for file, _ in self._files.values():
+            file.close(force=True)
+        self._files.clear()
+        self._held.clear()
+        self._held_bytes = 0
+
+    def _file(self, shard: int) -> tuple[pq.ParquetFile, npt.NDArray[np.int64]]:
+        found = self._files.pop(shard, None)
+        if found is None:
+            file = pq.ParquetFile(self._open(shard))
+            known = file.metadata
             rows = (known.row_group(group).num_rows for group in range(known.num_row_groups))
-            self._metadata[shard] = known, np.cumsum([0, *rows])
-        return self._metadata[shard][1]
+            found = file, np.cumsum([0, *rows])
+        self._files[shard] = found
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1][0].close(force=True)
+        return found
 
     def _group(self, shard: int, group: int) -> pa.Table:
         rows = self._held.pop((shard, group), None)
         if rows is None:
-            with self._open(shard) as file:
-                parquet = pq.ParquetFile(file, metadata=self._metadata[shard][0])
-                rows = parquet.read_row_group(group, columns=self._columns, use_threads=False)
+            file, _ = self._file(shard)
+            rows = file.read_row_group(group, columns=self._columns, use_threads=False)
             self._held_bytes += rows.nbytes
         self._held[shard, group] = rows
         while self._held_bytes > self._most:

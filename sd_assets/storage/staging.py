@@ -9,21 +9,24 @@ are kept as work in progress. `finish` ends the last shard, and `Staged.commit` 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_assets.ahead import map_ahead
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
-from sd_assets.storage.area import Area, Lease, Manifest
+from sd_assets.storage.area import AT_ONCE, Area, Lease, Manifest
 from sd_assets.storage.digests import DIGEST_BYTES
+from sd_assets.storage.elsewhere import FLUSH_SECONDS, GATHER_BYTES, HELD_BYTES, Assembly, finished
 from sd_assets.storage.held import Held
 from sd_assets.storage.memory import release_freed, use_system_allocator
 from sd_assets.storage.shards import (
@@ -46,16 +49,12 @@ from sd_assets.storage.table import Table
 
 _log = logging.getLogger(__name__)
 
-# Finished rows that wait for others of their shard are kept as work in progress after so many seconds.
-FLUSH_SECONDS = 5.0
+T = TypeVar("T")
+
 # What was freed goes back to the system so often, at least.
 RELEASE_SECONDS = 2.0
 # What `Area.last_run` says besides the report.
 _OF_THE_RUN = ("run_id", "version", "made_by", "basis")
-# Rows at hand that are put together in memory at once, about; and what is held of the shards that they come from: those
-# that came in another order lie in many.
-GATHER_BYTES = 2 * 1024 * 1024
-HELD_BYTES = 24 * 1024 * 1024
 # Finished rows that wait in memory for others of their shard: more of them are kept as work in progress. Most shards that
 # come in order are smaller.
 _WAITING_BYTES = SHARD_BYTES * 3 // 2
@@ -97,6 +96,9 @@ class Staging:
 
     Attributes:
         is_current: the current version was made on this basis, and no row of it is to be looked at again: `keep` it.
+        name: of asset and partition.
+        run_id: of this run.
+        assemble: has a shard put together elsewhere; None: it is done here, at once.
     """
 
     def __init__(
@@ -107,9 +109,11 @@ class Staging:
         judge: Judge | None = None,
         basis: str | None = None,
     ) -> None:
-        self._area = area
+        self.name = area.folder
+        self.run_id = run_id
+        self.assemble: Callable[[Assembly], Future[Shard]] | None = None
+        self.area = area
         self._schema = schema
-        self._run_id = run_id
         self._judge = judge
         self._basis = basis
         self._plan = bytearray()
@@ -130,9 +134,9 @@ class Staging:
         self._own: list[Shard] = []
         # Added rows that no shard holds yet.
         self._held = Held()
-        # The next version as far as it is put together: its shards and their rows; the rows of the shard that comes next,
-        # as far as they are there; how many rows of the plan these are in all.
-        self._version: list[Shard] = []
+        # The next version as far as it is put together: its shards (or who makes them) and their rows; the rows of the shard
+        # that comes next, as far as they are there; how many rows of the plan these are in all.
+        self._version: list[Shard | Future[Shard]] = []
         self._planned: list[RowIndex] = []
         self._next: list[RowIndex] = []
         self._looked_at = 0
@@ -143,7 +147,7 @@ class Staging:
         try:
             self._base = area.latest()
             current = self._base.shards if self._base else ()
-            usable = {shard: self._usable(shard) for shard in current}
+            usable = dict(self._judged(current))
             self._last_run = area.last_run()
             same_basis = basis is not None and self._last_run.get("basis") == basis
             left = (self._last_run.get("version"), self._last_run.get("made_by"))
@@ -155,13 +159,11 @@ class Staging:
                 # A shard that comes back is the file that is there.
                 self._named = {shard.name: shard for shard in older}
                 # Of two rows with the same work the last one counts, so the current version comes last.
-                for shard in (*older, *area.wip()):
-                    # Another run's sweep may take it from under us; then its rows are computed again.
-                    with suppress(FileNotFoundError, TableError):
-                        if shard not in usable:
-                            self._register(shard, area.read_index(shard), self._usable(shard))
-                for shard, judged in usable.items():
-                    self._register(shard, area.read_index(shard), judged)
+                others = [shard for shard in (*older, *area.wip()) if shard not in usable]
+                # Another run's sweep may take one of these from under us; then its rows are computed again.
+                judged = dict(self._judged(others, may_be_gone=True))
+                self._register_all(judged, may_be_gone=True)
+                self._register_all(usable)
             self._taken_over = self._starts[-1]
         except BaseException:
             self._lease.close()
@@ -218,17 +220,7 @@ class Staging:
         Raises:
             TableError: the rows do not have the table's columns and types, or not these keys.
         """
-        batch = conformed(rows, self._schema)
-        if len(batch) != len(keys):
-            raise TableError(
-                f"table {self._schema.name}: the stage answered {len(batch)} rows to {len(keys)}"
-            )
-        index = indexed(batch, self._schema, works)
-        if index["key"].tolist() != list(keys):
-            raise TableError(
-                f"table {self._schema.name}: the stage answered other rows than it was given: it must answer one for "
-                f"each, with the same {', '.join(self._schema.key)}, in order"
-            )
+        batch, index = finished(self._schema, rows, keys, works)
         self._held.add(batch, index)
         self._put_together()
         many = self._held.bytes >= _WAITING_BYTES or len(self._held) >= 4 * self._schema.shard_rows
@@ -236,6 +228,12 @@ class Staging:
             self._flush()
         elif time.monotonic() - self._released_at > RELEASE_SECONDS:
             self._release()
+
+    def add_shard(self, shard: Shard, index: RowIndex) -> None:
+        """Finished rows that somebody else has written, and recorded as work in progress of this run."""
+        self._own.append(shard)
+        self._register(shard, index)
+        self._put_together()
 
     def add_and_place(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Rows that are finished from the start, in order: a reduction, or a table that a user's asset returns.
@@ -263,12 +261,12 @@ class Staging:
         rows = report["rows_ok"] + report["rows_failed"]
         report |= {"rows_reused": rows, "rows_computed": 0, **(facts or {})}
         return Staged(
-            self._area,
+            self.area,
             self._schema,
             base,
             base.shards,
             base.data_version,
-            self._run_id,
+            self.run_id,
             report,
             (),
             self._lease,
@@ -306,8 +304,9 @@ class Staging:
             )
         if any(map(len, self._next)) or not self._version:  # an empty table has one shard of no rows
             self._end_shard()
+        self._close_readers()
         planned = np.concatenate(self._planned)
-        shards = self._version
+        shards = [self._made(shard) for shard in self._version]
         failed = Counter(code.decode() for code in planned["error"].tolist() if code)
         rows, size = total(shards)
         duplicates = self._duplicates + rows_duplicate
@@ -331,12 +330,12 @@ class Staging:
         }
         version = data_version(planned)
         return Staged(
-            self._area,
+            self.area,
             self._schema,
             self._base,
             tuple(shards),
             version,
-            self._run_id,
+            self.run_id,
             report,
             tuple(self._own),
             self._lease,
@@ -349,22 +348,55 @@ class Staging:
         try:
             self._flush()
         except Exception as error:  # why we stop is more than this
-            _log.warning("%s: the last finished rows could not be kept: %s", self._area.folder, error)
+            _log.warning("%s: the last finished rows could not be kept: %s", self.area.folder, error)
         finally:
+            self._close_readers()
             self._lease.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _usable(self, shard: Shard) -> list[bool] | None:
-        """What the judge says of the rows of a shard; None: all may be taken over."""
-        if self._judge is None:
-            return None
-        with self._area.open_shard(shard) as file:
-            if not set(self._judge.columns) <= set(pq.read_schema(file).names):
-                return [False] * shard.rows  # it is of an older schema
-            return [
-                ok for batch in read_batches(file, self._judge.columns) for ok in self._judge.may_reuse(batch)
-            ]
+    def _judged(
+        self, shards: Iterable[Shard], *, may_be_gone: bool = False
+    ) -> Iterator[tuple[Shard, list[bool] | None]]:
+        """Shards with what the judge says of their rows; None: all may be taken over."""
+        judge = self._judge
+        if judge is None:
+            yield from ((shard, None) for shard in shards)
+            return
+        columns = judge.columns
+
+        def read(shard: Shard) -> list[pa.RecordBatch] | None:
+            with self.area.open_shard(shard) as file:
+                if not set(columns) <= set(pq.read_schema(file).names):
+                    return None  # it is of an older schema
+                return list(read_batches(file, columns))
+
+        for shard, batches in self._read_ahead(read, shards, may_be_gone=may_be_gone):
+            # One after the other: a judge may remember what it has seen.
+            told = None if batches is None else [ok for batch in batches for ok in judge.may_reuse(batch)]
+            yield shard, [False] * shard.rows if told is None else told
+
+    def _register_all(
+        self, judged: Mapping[Shard, Sequence[bool] | None], *, may_be_gone: bool = False
+    ) -> None:
+        for shard, index in self._read_ahead(self.area.read_index, judged, may_be_gone=may_be_gone):
+            self._register(shard, index, judged[shard])
+
+    def _read_ahead(
+        self, read: Callable[[Shard], T], shards: Iterable[Shard], *, may_be_gone: bool
+    ) -> Iterator[tuple[Shard, T]]:
+        """What is read of each shard, in order, several at once."""
+
+        def with_shard(shard: Shard) -> tuple[Shard, T] | None:
+            try:
+                return shard, read(shard)
+            except (FileNotFoundError, TableError):
+                if may_be_gone:
+                    return None
+                raise
+
+        with closing(map_ahead(with_shard, shards, AT_ONCE)) as found:
+            yield from filter(None, found)
 
     def _register(self, shard: Shard, index: RowIndex, usable: Sequence[bool] | None = None) -> None:
         for row, work in enumerate(index["work"].tolist()):
@@ -389,7 +421,7 @@ class Staging:
     def _record(self, index: RowIndex) -> Shard:
         """The shard of these rows, some of which are held; they are in it from then on, and safe."""
         shard = self._written(index)
-        self._area.record_wip(self._run_id, shard)
+        self.area.record_wip(self.run_id, shard)
         self._register(shard, index)
         self._held.drop(index["work"].tolist())
         return shard
@@ -428,8 +460,40 @@ class Staging:
         index = np.concatenate(self._next) if self._next else np.empty(0, ROW)
         self._next = []
         any_held = any(work in self._held for work in index["work"].tolist())
-        self._version.append(self._record(index) if any_held else self._written(index))
+        if any_held:
+            self._version.append(self._record(index))
+        elif self.assemble and len(index) and shard_name(index, self._schema) not in self._named:
+            self._version.append(self.assemble(self._assembly(index)))
+        else:
+            self._version.append(self._written(index))
         self._planned.append(index)
+
+    def _made(self, shard: "Shard | Future[Shard]") -> Shard:
+        if isinstance(shard, Future):
+            shard = shard.result()
+            self._own.append(shard)
+        return shard
+
+    def _assembly(self, index: RowIndex) -> Assembly:
+        """Where the rows of a shard lie, all of which are in shards."""
+        numbers = self._numbers(index["work"].tolist())
+        parts = [part for part, _ in by_part(self._starts, numbers)]
+        lengths = [len(self._indices[part]) for part in parts]
+        starts = np.cumsum([0, *lengths])
+        within = np.empty_like(numbers)
+        for place, (part, places) in enumerate(by_part(self._starts, numbers)):
+            within[places] = numbers[places] - self._starts[part] + starts[place]
+        shards = tuple(self._shards[part] for part in parts)
+        return Assembly(self.area, self._schema, index, shards, starts, within)
+
+    def stored(self, works: Sequence[bytes]) -> dict[bytes, tuple[Shard, int]]:
+        """Of these work keys the rows at hand that the judge refused: the shard of each, and its place there."""
+        found = {work: self._refused[work] for work in works if work in self._refused}
+        parts = np.searchsorted(self._starts, list(found.values()), side="right") - 1
+        return {
+            work: (self._shards[part], number - self._starts[part])
+            for (work, number), part in zip(found.items(), parts.tolist(), strict=True)
+        }
 
     def _release(self) -> None:
         release_freed()
@@ -439,12 +503,12 @@ class Staging:
         """The shard of these rows; only what of it is not there yet is written."""
         known = self._named.get(shard_name(index, self._schema))
         if known is None:
-            shard = self._area.put_shard(self._file_of(index), index, self._schema)
+            shard = self.area.put_shard(self._file_of(index), index, self._schema)
             self._release()
-        elif known.index == self._area.index_name(index):
+        elif known.index == self.area.index_name(index):
             return known
         else:
-            shard = replace(known, index=self._area.put_index(index))
+            shard = replace(known, index=self.area.put_index(index))
         self._own.append(shard)
         self._named[shard.name] = shard
         return shard
@@ -465,11 +529,17 @@ class Staging:
             index[at] = self._indices[shard][numbers[at] - self._starts[shard]]
         return index
 
+    def _close_readers(self) -> None:
+        """So that the space of shards that are deleted is free."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
     def _reader(self, columns: tuple[str, ...] | None = None) -> ShardRows:
         """Reads rows in shards by their numbers."""
         if columns not in self._readers:
             self._readers[columns] = ShardRows(
-                lambda number: self._area.open_shard(self._shards[number]), self._starts, columns, HELD_BYTES
+                lambda number: self.area.open_shard(self._shards[number]), self._starts, columns, HELD_BYTES
             )
         return self._readers[columns]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from sd_assets.storage.area import KEPT_VERSIONS, Area, Manifest
 from sd_assets.storage.digests import joined
 from sd_assets.storage.files import Files
 from sd_assets.storage.rows import Rows, as_batch
-from sd_assets.storage.shards import ShardRows, payload_columns, read_batches, take_rows
+from sd_assets.storage.shards import Shard, ShardRows, payload_columns, read_batches, take_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,11 +68,7 @@ class Table:
                 known = pq.ParquetFile(file).read(columns=others, use_threads=False)
                 digests, sizes = self._area.read_index_columns(shard, "payload", "size")
 
-                def fetch(places: Sequence[int], file: pa.NativeFile = file) -> pa.RecordBatch:
-                    taken = as_batch(take_rows(file, np.asarray(places, dtype=np.int64), lazy))
-                    arrays = [taken.column(name).cast(pa.binary()) for name in lazy]
-                    return pa.RecordBatch.from_arrays(arrays, lazy)
-
+                fetch = _Images(self._area, shard, lazy, file)
                 known = as_batch(known.replace_schema_metadata(None))
                 yield Rows(known, tuple(lazy), digests.tolist(), fetch, sizes.tolist())
 
@@ -121,6 +117,28 @@ def spread(count: int, total: int) -> list[int]:
     """Up to `count` places of `total`, at even distances: a sample of the whole, and always the same."""
     count = min(count, total)
     return [(2 * place + 1) * total // (2 * count) for place in range(count)]
+
+
+class _Images:
+    """Fetches the binary columns of a shard's rows, here or, pickled, in another process."""
+
+    def __init__(
+        self, area: Area, shard: Shard, columns: Sequence[str], file: pa.NativeFile | None = None
+    ) -> None:
+        self._area = area
+        self._shard = shard
+        self._columns = columns
+        self._file = file
+
+    def __call__(self, places: Sequence[int]) -> pa.RecordBatch:
+        if self._file is None or self._file.closed:
+            self._file = self._area.open_shard(self._shard)
+        taken = as_batch(take_rows(self._file, np.asarray(places, dtype=np.int64), self._columns))
+        arrays = [taken.column(name).cast(pa.binary()) for name in self._columns]
+        return pa.RecordBatch.from_arrays(arrays, list(self._columns))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Images, (self._area, self._shard, self._columns)
 
 
 class TableStore:

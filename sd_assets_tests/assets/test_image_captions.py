@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sd_assets.automation.jobs import BUILD_DATASET
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.definitions import build_definitions
 from sd_assets.errors import ModelError
 from sd_assets.resources.catalog import CatalogResource

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from sd_assets.automation.jobs import BUILD_DATASET
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.resources.storage import StorageResource
 from sd_assets.schemas import (
     AESTHETIC_SCORES,

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_assets.automation.jobs import BUILD_DATASET
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.definitions import build_definitions
 from sd_assets.errors import ModelError
 from sd_assets.models.clip import ClipEncoder

@@ -146,6 +146,11 @@ class Project:
             else:
                 self.instance.start_schedule(self._repository.get_schedule(name))
 
+    def stop(self, name: str) -> None:
+        """Stop a sensor that starts by itself."""
+        sensor = self._repository.get_sensor(name)
+        self.instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
+
     def sensor_tick(self, name: str, **later: float) -> InstigatorTick:
         """Let the daemon look at the sensors, an hour and a minute later unless said else; the last tick of this one."""
         self._pass(**later)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import (
     AESTHETIC_SCORES,
     ALIGNMENT_SCORES,

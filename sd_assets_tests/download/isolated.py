@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.schemas import RETRIEVED_IMAGE_URLS, text_id
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages.download import DownloadStage

@@ -3,25 +3,24 @@
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sd_assets.exports.export import LAYOUTS, Exported, export
 from sd_assets.exports.folder import ExportFolder
 from sd_assets.settings import ExportsSettings
-from sd_assets.storage.files import LocalFiles, S3Files
+from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table
 from sd_assets_tests.exports.kept import some, tables_of
-from sd_assets_tests.s3 import s3_client
+from sd_assets_tests.s3 import S3Server, s3_server
 
 pytestmark = pytest.mark.s3
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    with s3_client() as client:
-        yield client
+def s3() -> Iterator[S3Server]:
+    with s3_server() as s3:
+        yield s3
 
 
 def exported(folder: ExportFolder, tables: dict[str, Table]) -> Exported:
@@ -31,8 +30,8 @@ def exported(folder: ExportFolder, tables: dict[str, Table]) -> Exported:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_bucket_holds_what_a_folder_does(client: Any, tmp_path: Path, layout: str) -> None:
-    bucket = ExportFolder(S3Files(client, "s3://data/exports"), layout, "p")
+def test_a_bucket_holds_what_a_folder_does(s3: S3Server, tmp_path: Path, layout: str) -> None:
+    bucket = ExportFolder(s3.files("s3://data/exports"), layout, "p")
     local = ExportFolder(LocalFiles(tmp_path / "exports"), layout, "p")
     for pairs in (some(6), some(5, start=2)):  # one came, two went
         tables = tables_of(tmp_path / "data", pairs)

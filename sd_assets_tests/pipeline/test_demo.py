@@ -111,11 +111,15 @@ def test_the_training_loop_of_diffusers_runs_on_what_is_exported(pipeline: Pipel
     # diffusers takes seconds to import, which other tests need not wait for.
     from sd_assets_tests.tiny_diffusion import TinyDiffusion
 
-    diffusion = TinyDiffusion(pipeline.data / "exports" / "imagefolder" / "demo_rooms" / "train", tmp_path)
+    folder = pipeline.data / "exports" / "imagefolder" / "demo_rooms" / "train"
+    diffusion = TinyDiffusion(folder, tmp_path)
     pairs = pipeline.table("curated_pairs", "demo_rooms").read(["split"]).column("split").to_pylist()
     assert len(diffusion.dataset) == pairs.count("train") > 100
     before, after = diffusion.train(steps=10)
     assert after < 0.8 * before
+    # Where there is nothing to learn it does not fall as far.
+    before, after = TinyDiffusion(folder, tmp_path, mismatched=True).train(steps=10)
+    assert after > 0.8 * before
 
 
 def test_a_pair_is_an_image_with_its_captions(
@@ -171,7 +175,7 @@ def test_a_second_run_does_nothing_again(
     for name in NAMES:
         report = pipeline.report(name, built[0])
         assert report["rows_reused"] == report["rows_ok"] + report["rows_failed"], name
-        assert (report["rows_per_s"] > 0) == (report["rows_in"] > 0)
+        assert "rows_per_s" not in report, name
         # What made the rows is still said where no model ran.
         if name in ("seed_embeddings", "image_captions"):
             assert {"model", "device", "precision"} <= set(report), name

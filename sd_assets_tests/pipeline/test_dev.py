@@ -27,6 +27,7 @@ from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore
 from sd_assets_tests.hub.repos import Repo
 from sd_assets_tests.hub.server import Hub
+from sd_assets_tests.listening import addresses
 from sd_assets_tests.pipeline.browser import opened_page, seen
 from sd_assets_tests.pipeline.conftest import PROJECT
 from sd_assets_tests.pipeline.test_demo import NAMES
@@ -132,6 +133,11 @@ def backfill(dev: Dev) -> str:
     tags = [{"key": "dagster/backfill", "value": backfill}]
     assert dev.web.ended(2, tags=tags) == dict.fromkeys(PARTITIONS, "SUCCESS")
     return backfill
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells who listens where")
+def test_it_has_no_login_and_listens_on_this_machine_only(dev: Dev) -> None:
+    assert addresses(int(dev.web.url.rpartition(":")[2])) == {"127.0.0.1"}
 
 
 def test_a_partition_is_materialized(dev: Dev) -> None:

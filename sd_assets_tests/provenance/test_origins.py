@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sd_assets.provenance.origins import ORIGIN_TABLES, Origins, origins_of_kept
@@ -27,7 +28,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallPartition:
 
 
 def origins_of(small: SmallPartition) -> Origins:
-    return Origins(small.store, PARTITION, lambda: small.images)
+    return Origins(small.store, PARTITION, lambda: pa.array(small.images))
 
 
 def test_a_retrieved_image(small: SmallPartition) -> None:
@@ -67,7 +68,7 @@ def test_a_seed_that_was_retrieved_from_two_urls(small: SmallPartition) -> None:
 
 
 def test_without_any_table_nothing_is_known(tmp_path: Path) -> None:
-    origins = Origins(TableStore(LocalFiles(tmp_path)), PARTITION, lambda: ["0" * 64])
+    origins = Origins(TableStore(LocalFiles(tmp_path)), PARTITION, lambda: pa.array(["0" * 64]))
     assert origins.of("0" * 64) == {} and origins.text("0" * 64) == ""
     assert origins.data_versions == dict.fromkeys(ORIGIN_TABLES)
 

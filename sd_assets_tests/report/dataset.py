@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.images import encode
 from sd_assets.report.write import Report, Tables, write_report
 from sd_assets.schemas import (

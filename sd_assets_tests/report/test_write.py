@@ -12,9 +12,9 @@ from sd_assets.report import pairs as report_pairs
 from sd_assets.report.folder import ReportFolder
 from sd_assets.report.thumbnails import packs
 from sd_assets.report.write import write_report
-from sd_assets.storage.files import LocalFiles, S3Files
+from sd_assets.storage.files import LocalFiles
 from sd_assets_tests.report.dataset import PARTITION, Dataset
-from sd_assets_tests.s3 import s3_client
+from sd_assets_tests.s3 import s3_server
 
 Files = dict[str, bytes]
 
@@ -266,8 +266,8 @@ def test_a_partition_without_pairs_has_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.s3
 def test_a_report_in_a_bucket(dataset: Dataset) -> None:
-    with s3_client() as client:
-        files = S3Files(client, "s3://data/base")
+    with s3_server() as s3:
+        files = s3.files("s3://data/base")
         first = write_report(files, PARTITION, dataset.commit(), print)
         assert first.page == f"s3://data/base/reports/{PARTITION}/index.html"
         names = set(files.names(f"reports/{PARTITION}"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import SdAssetsError, TableError
 from sd_assets.resources.storage import KEPT_VERSIONS_VARIABLE, StorageResource
 from sd_assets_tests.toy import ToyStage, toy_input

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.errors import RetrievalError
 from sd_assets.models.naming import clip_name
 from sd_assets.retrieval.fit import check_fit, check_queries, model_of

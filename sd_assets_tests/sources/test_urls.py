@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_assets.blocked import Blocked
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import CatalogError, ErrorCode, SourceError
 from sd_assets.schemas import image_id, text_id
 from sd_assets.settings import DownloadSettings, UrlsSource
@@ -524,7 +524,7 @@ def test_the_asset_hands_in_the_settings_and_what_is_at_hand(tmp_path: Path, ser
 KILLED = """
 import sys
 from pathlib import Path
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.settings import DownloadSettings, UrlsSource
 from sd_assets.sources.images import read_images
 from sd_assets.stages.seeds import SeedImagesStage, source_batches

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import ErrorCode, RowError
 from sd_assets.models.caption_model import CaptionModel
 from sd_assets.schemas import DOWNLOADED_IMAGES, SEED_IMAGES

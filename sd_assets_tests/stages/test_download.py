@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sd_assets.blocked import Blocked
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.download import downloader
 from sd_assets.schemas import DOWNLOADED_IMAGES, RETRIEVED_IMAGE_URLS, image_id, text_id
 from sd_assets.settings import DownloadSettings

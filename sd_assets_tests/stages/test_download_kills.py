@@ -39,7 +39,7 @@ import json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import sd_assets.download.downloader
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.settings import DownloadSettings
 from sd_assets.stages import download
 from sd_assets.storage.area import Area

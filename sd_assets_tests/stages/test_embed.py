@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.images import inspect
 from sd_assets.models.clip import ClipEncoder
 from sd_assets.schemas import SEED_IMAGES, SEED_PROMPTS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sd_assets import schemas
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.pairs import PairStage, pair_rows

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sd_assets.blocked import Blocked
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.retrieval.faiss_index import FaissIndex
 from sd_assets.retrieval.layout import write_index
 from sd_assets.retrieval.selection import Selection

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import RetrievalError
 from sd_assets.retrieval import open_index
 from sd_assets.schemas import SEED_EMBEDDINGS

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import ErrorCode, ModelError, RowError, TableError
 from sd_assets.images import inspect
 from sd_assets.models.clip import ClipEncoder

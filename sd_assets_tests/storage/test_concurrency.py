@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import TableError
 from sd_assets.schemas import SEED_IMAGES
 from sd_assets.storage import area as area_module
@@ -219,7 +219,7 @@ def test_after_a_row_at_the_front_cuts_fall_where_they_fell(sizes: tuple[int, in
 
 
 def test_a_changed_schema_writes_its_rows_anew(tmp_path: Path) -> None:
-    from sd_assets.compute.local import write_rows
+    from sd_assets.compute.run import write_rows
     from sd_assets.schemas import ERROR_FIELDS, TableSchema
 
     store = TableStore(LocalFiles(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import TableError
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import TableStore

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import WriteError
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import Table, TableStore

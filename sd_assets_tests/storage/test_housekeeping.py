@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.compute.run import run_stage, write_rows
 from sd_assets.errors import TableError
 from sd_assets.schemas import ERROR_FIELDS, IMAGE_CAPTIONS, SEED_EMBEDDINGS, TableSchema
 from sd_assets.stages.stage import rows_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import DOWNLOADED_IMAGES, SEED_IMAGES
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.area import Area

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import TableError
 from sd_assets.storage import staging as staging_module
 from sd_assets.storage.area import KEPT_VERSIONS, LEASE_SECONDS, Area

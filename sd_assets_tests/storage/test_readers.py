@@ -10,7 +10,7 @@ import pytest
 from datasets import load_dataset
 
 from sd_assets import schemas
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import TableSchema
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage.files import LocalFiles

@@ -1,26 +1,24 @@
 """The same storage on a real S3 protocol server."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.errors import TableError
-from sd_assets.storage.files import S3Files
 from sd_assets.storage.housekeeping import find_areas, inventory
 from sd_assets.storage.table import TableStore
 from sd_assets.storage.verify import verify
-from sd_assets_tests.s3 import s3_client
+from sd_assets_tests.s3 import S3Server, s3_server
 from sd_assets_tests.toy import ToyStage, toy_input
 
 pytestmark = pytest.mark.s3
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    with s3_client() as client:
-        yield client
+def s3() -> Iterator[S3Server]:
+    with s3_server() as s3:
+        yield s3
 
 
 def refresh(store: TableStore, numbers: range, run_id: str) -> ToyStage:
@@ -29,8 +27,8 @@ def refresh(store: TableStore, numbers: range, run_id: str) -> ToyStage:
     return stage
 
 
-def test_write_refresh_and_read(client: Any) -> None:
-    store = TableStore(S3Files(client, "s3://data/tables"))
+def test_write_refresh_and_read(s3: S3Server) -> None:
+    store = TableStore(s3.files("s3://data/tables"))
     refresh(store, range(100), "first")
     old = store.open("toy", "p")
     assert refresh(store, range(50, 120), "second").computed.total() == 20
@@ -39,8 +37,8 @@ def test_write_refresh_and_read(client: Any) -> None:
     assert old.num_rows == old.read().num_rows == 100
 
 
-def test_the_folder_holds_the_current_shards_and_nothing_else(client: Any) -> None:
-    files = S3Files(client, "s3://data/lined-up/")
+def test_the_folder_holds_the_current_shards_and_nothing_else(s3: S3Server) -> None:
+    files = s3.files("s3://data/lined-up/")
     store = TableStore(files)
     refresh(store, range(100), "first")
     refresh(store, range(200), "second")
@@ -48,8 +46,8 @@ def test_the_folder_holds_the_current_shards_and_nothing_else(client: Any) -> No
     assert files.names("toy/p") == sorted(shard.file for shard in shards)
 
 
-def test_exclusive_creation(client: Any) -> None:
-    files = S3Files(client, "s3://data/exclusive")
+def test_exclusive_creation(s3: S3Server) -> None:
+    files = s3.files("s3://data/exclusive")
     assert files.create("a", b"1")
     assert not files.create("a", b"2")
     assert files.get("a") == b"1"
@@ -57,8 +55,8 @@ def test_exclusive_creation(client: Any) -> None:
         files.get("b")
 
 
-def test_of_two_runs_at_once_one_wins(client: Any) -> None:
-    store = TableStore(S3Files(client, "s3://data/two"))
+def test_of_two_runs_at_once_one_wins(s3: S3Server) -> None:
+    store = TableStore(s3.files("s3://data/two"))
     slow = run_stage(ToyStage(), toy_input(range(40)), store.area("toy", "p"), "slow", lambda line: None)
     refresh(store, range(50), "quick")
     with pytest.raises(TableError, match="run quick committed version 1"):
@@ -66,20 +64,20 @@ def test_of_two_runs_at_once_one_wins(client: Any) -> None:
     assert store.open("toy", "p").num_rows == 50
 
 
-def test_listing_and_verifying(client: Any) -> None:
-    files = S3Files(client, "s3://data/listed")
+def test_listing_and_verifying(s3: S3Server) -> None:
+    files = s3.files("s3://data/listed")
     store = TableStore(files)
     refresh(store, range(100), "first")
     refresh(store, range(120), "second")
     (area,) = find_areas(store)
     found = inventory(area)
     assert [(version.number, version.rows) for version in found.versions] == [(2, 120), (1, 100)]
-    objects = client.list_objects_v2(Bucket="data", Prefix="listed/")["Contents"]
+    objects = s3.client.list_objects_v2(Bucket="data", Prefix="listed/")["Contents"]
     assert found.bytes == sum(item["Size"] for item in objects)
     assert verify(area).faults == []
     # Here the folder holds copies.
     shard = area.manifest(2).shards[-1]
-    client.delete_object(Bucket="data", Key=f"listed/{area.hidden}/shards/{shard.file}")
+    s3.client.delete_object(Bucket="data", Key=f"listed/{area.hidden}/shards/{shard.file}")
     (fault,) = verify(area).faults
     assert (
         fault.what == "is missing" and fault.remedy == f"Copy toy/p/{shard.file} to there: that one is whole"

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sd_assets.compute.local import run_stage
+from sd_assets.compute.run import run_stage
 from sd_assets.schemas import SEED_IMAGES
 from sd_assets.stages.stage import rows_of
 from sd_assets.storage import staging
@@ -95,8 +96,21 @@ def test_rows_of_unfinished_work_are_put_together_a_few_at_a_time_and_in_order(
     assert max(gathered) < 12
 
 
+def count_row_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for each row group that is read from now on."""
+    read: list[int] = []
+    whole = pq.ParquetFile.read_row_group
+
+    def read_row_group(file: pq.ParquetFile, group: int, **how: Any) -> pa.Table:
+        read.append(group)
+        return whole(file, group, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
+    return read
+
+
 @pytest.mark.parametrize("held_bytes", [0, 20_000, 1_000_000])
-def test_rows_of_many_shards_are_read_about_once(held_bytes: int) -> None:
+def test_rows_of_many_shards_are_read_about_once(held_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = images(300, 100)
     # Every third row lies in the same shard, in order: as what came in turns from three places.
     data = [encoded(rows.take(pa.array(range(start, 300, 3))), 100, []) for start in range(3)]
@@ -106,11 +120,28 @@ def test_rows_of_many_shards_are_read_about_once(held_bytes: int) -> None:
         opened.append(number)
         return pa.BufferReader(data[number])
 
+    read = count_row_groups(monkeypatch)
     found = ShardRows(open_shard, [0, 100, 200, 300], ["image"], held_bytes)
     wanted = np.array([100 * (number % 3) + number // 3 for number in range(300)])
     pieces = [found.take(wanted[start : start + 7]) for start in range(0, 300, 7)]
     assert pa.concat_tables(pieces).combine_chunks().equals(rows.select(["image"]).combine_chunks())
     groups = pq.read_metadata(pa.BufferReader(data[0])).num_row_groups
     assert groups > 3
-    # Once for what it says of itself, and once a row group, if so much may be held.
-    assert (len(opened) == 3 + 3 * groups) is (held_bytes > 0)
+    assert sorted(opened) == [0, 1, 2]
+    # Each once, if so much may be held.
+    assert (len(read) == 3 * groups) is (held_bytes > 0)
+
+
+def test_few_shards_are_held_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(images(2, 100), 100, [])
+    opened: list[pa.NativeFile] = []
+
+    def open_shard(number: int) -> pa.NativeFile:
+        opened.append(pa.BufferReader(data))
+        return opened[-1]
+
+    found = ShardRows(open_shard, np.arange(0, 82, 2))
+    assert len(found.take(np.arange(80))) == 80
+    assert len(opened) == 40 and sum(not file.closed for file in opened) == 16
+    found.close()
+    assert all(file.closed for file in opened)

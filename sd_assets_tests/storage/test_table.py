@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import ERROR_FIELDS, TableSchema
 from sd_assets.schemas import table as schema_of
 from sd_assets.stages.stage import rows_of

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from sd_assets.compute.local import write_rows
+from sd_assets.compute.run import write_rows
 from sd_assets.schemas import (
     DOWNLOADED_IMAGES,
     IMAGE_CAPTIONS,

@@ -1,5 +1,7 @@
 """Texts fit to be shown."""
 
+from collections.abc import Callable
+
 import pytest
 
 from sd_assets.views.text import public, shortened
@@ -11,6 +13,32 @@ def test_secrets_are_not_shown(text: str, secret: str) -> None:
     assert secret in text
     assert secret not in public(text)
     assert secret not in public(f"could not fetch {text}, gave up")
+
+
+@pytest.mark.parametrize("case", [str, str.upper, str.lower, str.title], ids=lambda case: case.__name__)
+def test_what_is_passed_over_holds_nothing(case: Callable[[str], str]) -> None:
+    words = "token secret passwd password signature credential api-key access_key session-id sig auth pwd authorization"
+    named = [f"my {word}: 5ec2e7" for word in words.split()]
+    begins = [
+        "hf_",
+        "AKIA",
+        "ASIA",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "sk-",
+        "xoxb-",
+        "AIza",
+        "glpat-",
+        "eyJ",
+    ]
+    tokens = [f"a {begin}{'0' * (16 if begin.endswith('IA') else 20)}.5ec2e7" for begin in begins]
+    assert all(public(token) != token for token in tokens)
+    for text in map(case, (*(text for text, _ in SECRETS), *named, *tokens)):
+        # With a letter that is not ASCII nothing is passed over.
+        assert f"{public(text)} é" == public(f"{text} é")
 
 
 @pytest.mark.parametrize(
@@ -40,6 +68,8 @@ def test_values_of_secret_variables_are_not_shown(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MY_SECRET_SWITCH", "true")
     assert public("a correct horse/battery staple") == "a … staple"
     assert public("path/correct%20horse%2Fbattery/x") == "path/…/x"
+    monkeypatch.setenv("SD_ASSETS_ALERT_WEBHOOK", "https://hooks.slack.com/services/T0/B0/xyz")
+    assert public("to https://hooks.slack.com/services/T0/B0/xyz: 404") == "to …: 404"
     # What is that short is no secret.
     assert public("it is true") == "it is true"
 

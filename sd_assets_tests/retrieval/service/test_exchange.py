@@ -18,7 +18,7 @@ import pytest
 from sd_assets import catalog
 from sd_assets.errors import CatalogError, RetrievalError
 from sd_assets.retrieval import open_index
-from sd_assets.services.exchange import _seconds
+from sd_assets.services.exchange import retry_after_s
 from sd_assets.stages.retrieve import RetrieveStage
 from sd_assets_tests.retrieval.answers import asked
 from sd_assets_tests.retrieval.conftest import Backend, send
@@ -361,10 +361,10 @@ def test_nobody_waits_longer_than_the_deadline(
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    assert _seconds(None) is None
-    assert _seconds("7") == 7
-    assert _seconds("soon") is None
-    assert _seconds("-3") is None
-    assert _seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after_s(None) is None
+    assert retry_after_s("7") == 7
+    assert retry_after_s("soon") is None
+    assert retry_after_s("-3") is None
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    assert _seconds(later) == pytest.approx(3600, abs=30)
+    assert retry_after_s(later) == pytest.approx(3600, abs=30)

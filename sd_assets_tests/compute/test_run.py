@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_assets.ahead import map_ahead
-from sd_assets.compute.local import run_stage, write_rows
+from sd_assets.compute.run import run_stage, write_rows
 from sd_assets.errors import TableError
 from sd_assets.schemas import TableSchema, table
 from sd_assets.stages.stage import Refused, Stage, Work, rows_of

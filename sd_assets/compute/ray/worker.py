@@ -1,0 +1,239 @@
+"""A worker: computes a stage over the parcels that it is dealt, and keeps what it finishes in the storage."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from sd_assets.compute.ray.dealing import Parcel
+from sd_assets.compute.reading import Part, batches
+from sd_assets.errors import SdAssetsError, TableError
+from sd_assets.stages.stage import Stage
+from sd_assets.storage.area import Area
+from sd_assets.storage.elsewhere import Assembly, StoredRows, WorkInProgress
+from sd_assets.storage.memory import use_system_allocator
+from sd_assets.storage.shards import RowIndex, Shard
+
+# So long a call waits for something to say. A driver that has nothing to deal asks so often.
+_PATIENCE_S = 1.0
+# Lines of the log that are sent with an answer; of more, the last ones.
+_MOST_LINES = 200
+# After the rows that are computed now, so many batches wait.
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a stage are told.
+
+    Attributes:
+        stage: not open.
+        fingerprint: of the stage, where the driver is.
+        area: of the partition.
+        run_id: of the run.
+        cores: that a worker may use.
+        seats: how many workers there are.
+    """
+
+    stage: Stage
+    fingerprint: bytes
+    area: Area
+    run_id: str
+    cores: int
+    seats: int
+
+
+@dataclass
+class Answer:
+    """What has become of a worker's parcels since it was asked last.
+
+    Attributes:
+        node: where it runs.
+        wanted: so many rows more it would take.
+        rows: that it has computed.
+        shards: that it has written, with the indices of their rows.
+        lines: of its log: level, logger, message.
+        facts: of the stage; None: it is not at its end.
+        counts: of the stage, at its end.
+    """
+
+    node: str
+    wanted: int = 0
+    rows: int = 0
+    shards: list[tuple[Shard, RowIndex]] = field(default_factory=list)
+    lines: list[tuple[int, str, str]] = field(default_factory=list)
+    facts: dict[str, Any] | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Worker:
+    """Becomes a Ray actor: its driver calls `exchange` again and again, until the answer has facts.
+
+    Args:
+        job: what to do.
+        seat: the number of this worker.
+    """
+
+    def __init__(self, job: Job, seat: int) -> None:
+        self._job = job
+        self._seat = seat
+        self._node = _node()
+        self._stage = job.stage
+        self._waiting: deque[Parcel] = deque()
+        self._rows_waiting = 0
+        self._is_last = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._answer = Answer(self._node)
+        self._stored = StoredRows(job.area)
+        self._changed = threading.Condition()
+        self._relay = _Relay()
+        logger = logging.getLogger("sd_assets")
+        logger.addHandler(self._relay)
+        logger.setLevel(logging.INFO)
+        self._thread = threading.Thread(target=self._run, name="sd_assets-stage", daemon=True)
+        self._thread.start()
+
+    def exchange(self, parcels: Sequence[Parcel], is_last: bool) -> Answer:
+        """Takes parcels, and says what has become of earlier ones; waits a moment if nothing has, and none are wanted.
+
+        Args:
+            parcels: to compute.
+            is_last: nothing comes after them.
+
+        Raises:
+            Whatever the stage raised. What was finished before is kept.
+        """
+        with self._changed:
+            for parcel in parcels:
+                self._stored.know(parcel.stored)
+                self._waiting.append(parcel)
+                self._rows_waiting += len(parcel.part)
+            self._is_last = is_last
+            self._changed.notify_all()
+            # Who is told that there is nothing now has to wait for something to happen, or for a moment.
+            told_nothing = not parcels and not is_last
+            self._changed.wait_for(lambda: self._has_news(wants=not told_nothing), _PATIENCE_S)
+            if self._error is not None:
+                raise self._error
+            answer, self._answer = self._answer, Answer(self._node)
+            answer.lines, self._relay.lines = self._relay.lines[-_MOST_LINES:], []
+            answer.wanted = self._wanted
+            return answer
+
+    def assemble(self, assembly: Assembly) -> Shard:
+        """Put a shard together, of what has been written. Raises TableError."""
+        return assembly.write()
+
+    def stop(self) -> None:
+        """Keep what is finished, and end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _has_news(self, *, wants: bool) -> bool:
+        answer = self._answer
+        news = answer.shards or answer.facts is not None or self._error is not None
+        return bool(news) or (wants and not self._is_last and self._wanted > 0)
+
+    @property
+    def _wanted(self) -> int:
+        return max(0, _BATCHES_AHEAD * self._stage.batch_rows - self._rows_waiting)
+
+    # --- in the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _compute(self) -> None:
+        job, stage = self._job, self._stage
+        use_system_allocator()
+        self._require_same_world()
+        stage.cores = job.cores
+        stage.seat = (self._seat, job.seats)
+        finished = WorkInProgress(job.area, stage.schema, job.run_id)
+        try:
+            stage.open()
+            try:
+                with closing(stage.run(batches(self._parts(), stage), self._stored)) as results:
+                    for done in results:
+                        finished.add(*done)
+                        self._report(
+                            rows=len(done.keys), written=finished.flush() if finished.is_due else None
+                        )
+                        if self._stopped:
+                            break
+            finally:
+                stage.close()
+        finally:
+            self._report(written=finished.flush())
+        with self._changed:
+            self._answer.facts, self._answer.counts = stage.facts(), dict(stage.counts)
+            self._changed.notify_all()
+
+    def _parts(self) -> Iterator[Part]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_last or self._stopped)
+                if self._stopped or not self._waiting:
+                    return
+                part = self._waiting.popleft().part
+                self._rows_waiting -= len(part)
+                self._changed.notify_all()
+            yield part
+
+    def _report(self, rows: int = 0, written: tuple[Shard, RowIndex] | None = None) -> None:
+        with self._changed:
+            self._answer.rows += rows
+            if written is not None:
+                self._answer.shards.append(written)
+            self._changed.notify_all()
+
+    def _require_same_world(self) -> None:
+        """
+        Raises:
+            SdAssetsError: this node has other code than the driver.
+            TableError: it does not see the storage that the driver sees.
+        """
+        area = self._job.area
+        lease = f"{self._job.run_id}.json"
+        seen = False
+        with suppress(OSError):
+            seen = lease in area.files.names(f"{area.hidden}/leases")
+        if not seen:
+            raise TableError(
+                f"node {self._node} does not see {area.files.uri} as the driver does: a cluster needs a base that all its nodes "
+                "share, a bucket or a file system that is mounted at the same place everywhere"
+            )
+        if self._stage.fingerprint() != self._job.fingerprint:
+            raise SdAssetsError(
+                f"node {self._node} has another version of sd_assets (or of the model's files) than the driver: install the same"
+            )
+
+
+class _Relay(logging.Handler):
+    """Collects what modules log, for the driver."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[int, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelno, record.name, record.getMessage()))
+
+
+def _node() -> str:
+    """The node, for a person."""
+    import ray
+
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{address} ({ray.get_runtime_context().get_node_id()[:8]})"
