@@ -1,7 +1,7 @@
 """How a stage went, in numbers that Dagster plots over time: each is a float in every run that has it, or an int in every one."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +9,13 @@ from typing import Any, Self
 from sd_assets.compute.gpu import GpuUse
 
 # Of a run that computes nothing these say nothing, and the report that it takes over may have them of an earlier one.
-_OF_COMPUTING = ("compute_seconds", "rows_per_s", "gpu_utilization_percent", "gpu_peak_memory_mb")
+_OF_COMPUTING = (
+    "compute_seconds",
+    "rows_per_s",
+    "workers",
+    "gpu_utilization_percent",
+    "gpu_peak_memory_mb",
+)
 _LEAST_SECONDS = 0.001
 
 
@@ -37,6 +43,18 @@ class Computing:
         `gpu_peak_memory_mb` (see `GpuUse`).
         """
         return {"compute_seconds": round(self._seconds, 3), **self._gpu.facts()}
+
+
+def of_all(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of several workers as one: of numbers of `Computing` the most, and of how busy GPUs were the mean."""
+    merged = {name: value for of_one in facts for name, value in of_one.items()}
+    for name in ("compute_seconds", "gpu_peak_memory_mb"):
+        if name in merged:
+            merged[name] = max(of_one[name] for of_one in facts if name in of_one)
+    busy = [of_one["gpu_utilization_percent"] for of_one in facts if "gpu_utilization_percent" in of_one]
+    if busy:
+        merged["gpu_utilization_percent"] = round(sum(busy) / len(busy), 1)
+    return merged
 
 
 def complete(report: dict[str, Any], seconds: float) -> None:

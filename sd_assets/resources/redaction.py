@@ -11,14 +11,10 @@ import json
 from typing import Any
 
 import dagster as dg
-import sqlalchemy as db
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from sd_assets.errors import SdAssetsError
 from sd_assets.resources.views import SHOW_ROWS
 
-_EVENTS = SqlEventLogStorageTable.c
 _TYPES = (dg.DagsterEventType.STEP_OUTPUT.value, dg.DagsterEventType.ASSET_MATERIALIZATION.value)
 
 
@@ -37,6 +33,11 @@ def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, p
     Raises:
         SdAssetsError: the storage is none that can be edited.
     """
+    import sqlalchemy as db
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
+    events = SqlEventLogStorageTable.c
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         raise SdAssetsError(
@@ -44,8 +45,8 @@ def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, p
             "`blocked:` may still be seen in the contact sheets of older materializations; delete their runs"
         )
     with storage.index_connection() as connection:
-        of_asset = (_EVENTS.asset_key == asset.to_string()) & (_EVENTS.partition == partition)
-        runs = {row[0] for row in connection.execute(db.select(_EVENTS.run_id).where(of_asset).distinct())}
+        of_asset = (events.asset_key == asset.to_string()) & (events.partition == partition)
+        runs = {row[0] for row in connection.execute(db.select(events.run_id).where(of_asset).distinct())}
         redacted = _redact(connection, of_asset)
     if partition is not None:
         # Runs, too, that did not get from the output of the step to the materialization.
@@ -53,24 +54,28 @@ def redact_events(instance: dg.DagsterInstance, asset: dg.AssetKey, step: str, p
         runs |= {run.dagster_run.run_id for run in tagged}
     for run_id in sorted(runs):
         with storage.run_connection(run_id) as connection:
-            redacted += _redact(connection, (_EVENTS.run_id == run_id) & (_EVENTS.step_key == step))
+            redacted += _redact(connection, (events.run_id == run_id) & (events.step_key == step))
     return redacted
 
 
 def _redact(connection: Any, which: Any) -> int:
     """Take the views out of the events that fulfil a condition; how many that were."""
+    import sqlalchemy as db
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+    columns = SqlEventLogStorageTable.c
     if connection.dialect.name == "sqlite":
         # Or what was there before stays in the file, in pages that are free.
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
-    showing = db.or_(*(_EVENTS.event.contains(json.dumps(name)) for name in SHOW_ROWS))
-    events = db.select(_EVENTS.id, _EVENTS.event).where(
-        which & _EVENTS.dagster_event_type.in_(_TYPES) & showing
+    showing = db.or_(*(columns.event.contains(json.dumps(name)) for name in SHOW_ROWS))
+    events = db.select(columns.id, columns.event).where(
+        which & columns.dagster_event_type.in_(_TYPES) & showing
     )
     found = connection.execute(events).fetchall()
     for number, event in found:
         redacted = json.dumps(_without_views(json.loads(event)))
         connection.execute(
-            SqlEventLogStorageTable.update().where(_EVENTS.id == number).values(event=redacted)
+            SqlEventLogStorageTable.update().where(columns.id == number).values(event=redacted)
         )
     return len(found)
 

@@ -244,7 +244,12 @@ def test_an_asset_of_dagster(cluster: TwoNodes, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("SD_ASSETS_COMPUTE", "ray")
     monkeypatch.setenv("RAY_ADDRESS", cluster.settings.address)
     compute = ComputeResource(storage=storage)
-    assert dg.materialize([toy], resources={"compute": compute}).success
+    with dg.instance_for_test() as instance:
+        result = dg.materialize([toy], resources={"compute": compute}, instance=instance)
+        lines = [event.user_message for event in instance.all_logs(result.run_id)]
+    assert result.success
+    # Of the driver; of a module, on a worker.
+    assert any("2 workers of Ray, each with 1 cores and 0 GPUs" in line for line in lines)
     assert storage.table("toy", "p").num_rows == 300
     assert len(list(tmp_path.glob("*.txt"))) == 2
 
@@ -329,3 +334,24 @@ def test_downloads_are_as_polite_as_one_process(cluster: TwoNodes, web: Web, tmp
     assert (report["rows_refetched"], report["rows_not_modified"]) == (150, 150)
     assert (report["rows_ok"], report["failures"]) == (150, {"not_found": 5})
     assert Table(area, area.find()).read(["url_id", "image"]).equals(before)
+
+
+def test_a_connection_that_is_there_is_used_and_left(
+    cluster: TwoNodes, store: TableStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from dagster_ray import LocalRay
+
+    area = store.area("toy", "p")
+
+    @dg.asset
+    def toy(context: dg.AssetExecutionContext, ray_cluster: LocalRay) -> None:
+        stage = SpreadStage(tmp_path)
+        engine = RayEngine(RaySettings("127.0.0.1:9"))
+        run_stage(stage, toy_input(range(100)), area, "run", context.log.info, engine=engine).commit()
+        assert ray.is_initialized()
+        ray.shutdown()
+
+    monkeypatch.setenv("RAY_ADDRESS", cluster.settings.address)
+    assert dg.materialize([toy], resources={"ray_cluster": LocalRay()}).success
+    assert store.open("toy", "p").num_rows == 100

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd_assets.compute.local import Local, Progress
+from sd_assets.compute.metrics import of_all
 from sd_assets.compute.ray.cluster import Cluster, RaySettings, Share
 from sd_assets.compute.ray.dealing import Dealer
 from sd_assets.compute.ray.worker import Answer, Job, Worker
@@ -110,7 +111,7 @@ class _Crew:
         self._idle: list[Any] = []
         self._turns = itertools.count()
         self._calls: dict[Any, int] = {}  # under way, with the seats
-        self._facts: dict[str, Any] = {}
+        self._facts: list[dict[str, Any]] = []
         self._answered_at = time.monotonic()
         self._job: Any = None
 
@@ -128,7 +129,7 @@ class _Crew:
             if self._dealer.is_done:
                 self._dismiss_late()
             self._require_somebody()
-        return {**self._facts, **self._stage.facts()}
+        return {**of_all(self._facts), **self._stage.facts()}
 
     def assemble(self, assembly: Assembly) -> Shard:
         """Have a shard put together, by whoever is there; in any thread.
@@ -223,7 +224,7 @@ class _Crew:
             each = ", ".join(f"{rows} on {node}" for node, rows in sorted(self._rows_of_nodes.items()))
             self._progress.add(answer.rows, f"; {each}")
         if answer.facts is not None:
-            self._facts |= answer.facts
+            self._facts.append(answer.facts)
             self._stage.counts.update(answer.counts)
             self._idle.append(self._seats.pop(number).actor)
             return

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from sd_assets.compute.metrics import Computing
 from sd_assets.compute.ray.dealing import Parcel
 from sd_assets.compute.reading import Part, batches
 from sd_assets.errors import SdAssetsError, TableError
@@ -164,7 +165,10 @@ class Worker:
         try:
             stage.open()
             try:
-                with closing(stage.run(batches(self._parts(), stage), self._stored)) as results:
+                with (
+                    Computing() as computing,
+                    closing(stage.run(batches(self._parts(), stage), self._stored)) as results,
+                ):
                     for done in results:
                         finished.add(*done)
                         self._report(
@@ -177,7 +181,8 @@ class Worker:
         finally:
             self._report(written=finished.flush())
         with self._changed:
-            self._answer.facts, self._answer.counts = stage.facts(), dict(stage.counts)
+            self._answer.facts = {**stage.facts(), **computing.facts()}
+            self._answer.counts = dict(stage.counts)
             self._changed.notify_all()
 
     def _parts(self) -> Iterator[Part]:
