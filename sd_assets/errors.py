@@ -111,6 +111,14 @@ class WriteError(TableError):
     """The storage cannot be written: a full disk, a read-only one."""
 
 
+class GoneError(TableError, FileNotFoundError):
+    """A file was deleted, or written anew, while it was read.
+
+    What a table says of a shard that is gone, and what a file system says: whoever expects either goes on. Whoever must not
+    miss a file opens it again: then it is not there, or can be read from its beginning.
+    """
+
+
 class ReadError(SdAssetsError):
     """The storage cannot be read: access denied, a server that does not answer.
 

@@ -10,7 +10,7 @@ these ids, from which those that are made from them, and committed later, are se
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sd_assets.blocked import URL_COLUMNS, Blocked, entry, texts_in
+from sd_assets.errors import GoneError
 from sd_assets.schemas import DOWNLOADED_IMAGES, SEED_IMAGES
 from sd_assets.storage.area import Area
 from sd_assets.storage.shards import read_batches
@@ -76,12 +77,17 @@ def take_down(
 def _holds(area: Area, file: str, searched: Blocked, images: dict[str, str]) -> bool:
     """Whether a shard holds something of the list; the images of rows whose URL does are added to `images`."""
     held = False
-    with suppress(FileNotFoundError), closing(area.files.open(f"{area.hidden}/shards/{file}")) as opened:
-        columns = searched.columns(pq.read_schema(opened))
-        for batch in read_batches(opened, columns) if columns else ():
-            mask = searched.rows(batch)
-            held = held or bool(mask.any())
-            images.update(_images_in(batch.filter(pa.array(mask)), searched))
+    try:
+        with closing(area.files.open(f"{area.hidden}/shards/{file}")) as opened:
+            columns = searched.columns(pq.read_schema(opened))
+            for batch in read_batches(opened, columns) if columns else ():
+                mask = searched.rows(batch)
+                held = held or bool(mask.any())
+                images.update(_images_in(batch.filter(pa.array(mask)), searched))
+    except GoneError:  # swept meanwhile; or written anew, and then it must be read
+        return _holds(area, file, searched, images)
+    except FileNotFoundError:
+        return False
     return held
 
 

@@ -1,6 +1,7 @@
 """A proxy between boto3 and a real S3 protocol server that spoils what a test chooses, and counts."""
 
 import http.client
+import os
 import ssl
 import threading
 import time
@@ -30,6 +31,7 @@ class Fault(Enum):
     LOST_ANSWER = auto()  # the server does as it is told, and nobody hears of it
     CUT_DOWNLOAD = auto()  # the connection is closed in the middle of the answer's body
     SLOW = auto()  # the answer comes late, and in two halves
+    GARBLED = auto()  # in the middle of the answer's body comes what is no TLS
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Answer:
     status: int
     code: str
     message: str = "made up"
+    page: str = ""  # the body instead, if it is not S3 that answers
 
 
 INTERNAL_ERROR = Answer(500, "InternalError")
@@ -153,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body()
         if isinstance(fault, Answer):
-            body = _ERROR.format(code=fault.code, message=fault.message).encode()
+            body = (fault.page or _ERROR.format(code=fault.code, message=fault.message)).encode()
             self._send(fault.status, {}, b"" if self.command == "HEAD" else body)
             return
         behind = http.client.HTTPConnection(self.server.behind, timeout=30)
@@ -199,22 +202,27 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.CUT_DOWNLOAD:
             self.close_connection = True
             return
+        if fault is Fault.GARBLED:
+            os.write(self.connection.fileno(), b"no record of TLS")
+            self.close_connection = True
+            return
         if fault is Fault.SLOW:
             time.sleep(0.2)
         self.wfile.write(data[half:])
 
 
 @contextmanager
-def fault_proxy(server: S3Server, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
-    """A proxy before the server; see `FaultProxy`. Clients try again at once, and do not wait for seconds first."""
+def fault_proxy(
+    server: S3Server, tls: ssl.SSLContext | None = None, *, patient: bool = False
+) -> Iterator[FaultProxy]:
+    """A proxy before the server; see `FaultProxy`. Clients try again at once, unless they are to be patient."""
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     proxy = FaultProxy(server, tls)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         with (
-            mock.patch("botocore.endpoint.time", hurried),
-            mock.patch("sd_assets.storage.files.s3.time", hurried),
+            mock.patch("sd_assets.storage.files.s3_attempts.time", time if patient else hurried),
         ):
             yield proxy
     finally:

@@ -16,11 +16,14 @@ from sd_assets.definitions import ASSETS, build_definitions
 # GPUs of a step that loads a model: 0 where there are none, or where Ray's workers have them (SD_ASSETS_COMPUTE=ray).
 GPUS_VARIABLE: Final = "SD_ASSETS_STEP_GPUS"
 
+# Of steps, which start nothing: it has no rights in the cluster (access.yaml).
+ACCOUNT: Final = "sd-assets-work"
 # Of every step's pod; that of the run, which only starts steps, is as `run_k8s_config` of dagster.yaml says.
 STEP: Final[dict[str, Any]] = {
     "container_config": {
         "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}
-    }
+    },
+    "pod_spec_config": {"automount_service_account_token": False},
 }
 
 
@@ -40,6 +43,7 @@ def gpu_steps(assets: Iterable[dg.AssetsDefinition], gpus: int) -> dict[str, dic
 
 EXECUTOR: Final = k8s_job_executor.configured(
     {
+        "service_account_name": ACCOUNT,
         "step_k8s_config": STEP,
         "per_step_k8s_config": gpu_steps(ASSETS, int(os.environ.get(GPUS_VARIABLE, "1"))),
     }

@@ -119,7 +119,11 @@ def run_failure_alert(context: dg.RunFailureSensorContext) -> dg.SkipReason | No
 
 def message_for(url: str, failed: FailedRun) -> dict[str, Any]:
     """What a webhook is sent: `text`, and to all but Slack's all that is known, under `run`."""
-    if urlsplit(url).hostname in _SLACK:
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:  # whose message may have all of the URL; that it is none is said when it is posted to
+        host = None
+    if host in _SLACK:
         return {"text": html.escape(failed.text, quote=False)}
     return {"text": failed.text, "run": asdict(failed)}
 

@@ -75,20 +75,23 @@ def run_stage(
     reader = Reader(stage, rows, staging)
     engine = engine or Local()
     try:
-        parts = reader.parts()
-        first = next(parts, None)
-        # A refresh of what has not changed loads no model.
-        facts = (
-            engine.compute(stage, itertools.chain([first], parts), staging, log) if first else stage.facts()
-        )
-        staged = staging.finish(
-            reader.rows, rows_skipped=reader.skipped, facts={**staging.last_used, **facts}
-        )
+        try:
+            parts = reader.parts()
+            first = next(parts, None)
+            # A refresh of what has not changed loads no model.
+            facts = (
+                engine.compute(stage, itertools.chain([first], parts), staging, log)
+                if first
+                else stage.facts()
+            )
+            staged = staging.finish(
+                reader.rows, rows_skipped=reader.skipped, facts={**staging.last_used, **facts}
+            )
+        finally:
+            engine.close()  # before the lease ends: until then others may still write
     except BaseException:
         staging.abandon()
         raise
-    finally:
-        engine.close()
     complete(staged.report, time.monotonic() - started)
     return staged
 

@@ -214,8 +214,9 @@ class DownloadStage(Stage):
 
     def _row(self, query: _Query, answer: "Download", image: Mapping[str, Any] | None) -> dict[str, Any]:
         """The columns of a URL that was asked for; `image` is the stored row of one that stays."""
-        since = failing_since(answer.error, answer.fetched_at, self._failing.get(query.url_id))
-        if since is None and query.url_id in (self._listed_given_up or ()):
+        before = self._failing.get(query.url_id)
+        since = failing_since(answer.error, answer.fetched_at, before)
+        if since is None and before is not None and self._is_given_up(before):
             self.counts[_CAME_AT_LAST] += 1
         if image is not None:
             asked = {"fetched_at": answer.fetched_at, "attempts": answer.attempts, "failing_since": since}
@@ -289,11 +290,10 @@ class DownloadStage(Stage):
 
     def _given_up(self) -> set[str]:
         """The URLs without an image that have failed for so long that they are asked for seldom."""
-        return {
-            url_id
-            for url_id, asked in self._failing.items()
-            if asked.error is not None and is_given_up(asked, self._settings)
-        }
+        return {url_id for url_id, asked in self._failing.items() if self._is_given_up(asked)}
+
+    def _is_given_up(self, asked: Asked) -> bool:
+        return asked.error is not None and is_given_up(asked, self._settings)
 
 
 def _says_nothing_new(answer: "Download") -> bool:

@@ -140,5 +140,5 @@ def _queries(kind: str, identity: pa.Array, prompt: pa.Array, error: pa.Array) -
     return pa.RecordBatch.from_arrays([identity, kinds, prompt, error], schema=_QUERY_ROWS)
 
 
-def _no_images(places: Sequence[int]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.nulls(len(places), pa.binary())], ["image"])
+def _no_images(places: Sequence[int]) -> pa.Table:
+    return pa.table({"image": pa.nulls(len(places), pa.binary())})

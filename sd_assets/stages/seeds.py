@@ -136,10 +136,8 @@ def _identified(batch: list[SourceRow]) -> tuple[list[SourceRow], list[str | Non
     return batch, [row.same_as if row.data is None else image_id(row.data) for row in batch]
 
 
-def _images(batch: Sequence[SourceRow], places: Sequence[int]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [pa.array([batch[place].data for place in places], pa.binary())], ["image"]
-    )
+def _images(batch: Sequence[SourceRow], places: Sequence[int]) -> pa.Table:
+    return pa.table({"image": pa.array([batch[place].data for place in places], pa.binary())})
 
 
 def prompt_batches(prompts: Iterable[str]) -> Iterator[pa.RecordBatch]:

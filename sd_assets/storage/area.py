@@ -47,8 +47,6 @@ from sd_assets.storage.shards import (
 FORMAT = 2
 LEASE_SECONDS = 600.0
 KEPT_VERSIONS = 3
-# A sweep looks so often whether somebody else has begun.
-_LOOK_SECONDS = 1.0
 # Requests of the same kind that are under way at once: on S3 each takes a while.
 AT_ONCE = 16
 _MANIFEST_FILE = re.compile(r"(\d+)\.json")
@@ -465,7 +463,7 @@ class Area:
         """Delete what a commit has made superfluous: work in progress, and what no kept version needs.
 
         If another run is alive, all but our own records is left to a later sweep: that run's shards may not be in any
-        manifest yet, and it may take over what we would delete. So we look again each second: a run that starts after
+        manifest yet, and it may take over what we would delete. So we look again before each file: a run that starts after
         that look finds no manifest any more that names the file, and would have to make it anew before we delete it.
 
         Args:
@@ -494,13 +492,10 @@ class Area:
         for version in self.versions()[: -(keep or self.kept_versions)]:
             self.files.delete(self._manifest_path(version))
         needed = self._needed()
-        looked_at = -_LOOK_SECONDS
         for folder, name in candidates:
             if name not in needed:
-                if time.monotonic() - looked_at > _LOOK_SECONDS:
-                    if self._others_alive(run_id) or self._newest() != newest:
-                        return
-                    looked_at = time.monotonic()
+                if self._others_alive(run_id) or self._newest() != newest:
+                    return
                 self.files.delete(f"{self.hidden}/{folder}/{name}")
         self.files.sweep_temporary(LEASE_SECONDS)
 

@@ -3,7 +3,7 @@
 All that goes to it and comes back is small and can be pickled; rows are read from the storage, and written to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +125,11 @@ class Assembly:
             lambda number: self.area.open_shard(self.shards[number]), self.starts, None, HELD_BYTES
         )
         file = ShardFile(self.schema)
-        for start, end in gathered(self.index):
-            file.add(rows.take(self.numbers[start:end]), self.index["size"][start:end].tolist())
-        rows.close()
+        try:
+            for start, end in gathered(self.index):
+                file.add(rows.take(self.numbers[start:end]), self.index["size"][start:end].tolist())
+        finally:
+            rows.close()
         return self.area.put_shard(file, self.index, self.schema)
 
 
@@ -148,10 +150,17 @@ class StoredRows:
     def __init__(self, area: Area) -> None:
         self._area = area
         self._places: dict[bytes, tuple[Shard, int]] = {}
+        self._shards: dict[str, Shard] = {}  # each is held once
 
     def know(self, stored: Mapping[bytes, tuple[Shard, int]]) -> None:
         """Where rows lie that will be asked for."""
-        self._places.update(stored)
+        for work, (shard, place) in stored.items():
+            self._places[work] = self._shards.setdefault(shard.name, shard), place
+
+    def forget(self, works: Iterable[bytes]) -> None:
+        """Of rows that will not be asked for again."""
+        for work in works:
+            self._places.pop(work, None)
 
     def __call__(
         self, works: Sequence[bytes], columns: Sequence[str] | None
@@ -163,7 +172,9 @@ class StoredRows:
         starts = np.cumsum([0, *(shard.rows for shard in shards)])
         first = {shard: int(start) for shard, start in zip(shards, starts, strict=False)}
         numbers = [first[shard] + row for shard, row in (self._places[work] for work in found)]
-        rows = ShardRows(lambda number: self._area.open_shard(shards[number]), starts, columns).take(
-            np.array(numbers)
-        )
-        return dict(zip(found, rows.to_pylist(), strict=True))
+        rows = ShardRows(lambda number: self._area.open_shard(shards[number]), starts, columns)
+        try:
+            taken = rows.take(np.array(numbers)).to_pylist()
+        finally:
+            rows.close()
+        return dict(zip(found, taken, strict=True))

@@ -23,7 +23,7 @@ class Rows:
     known: pa.RecordBatch
     lazy: tuple[str, ...] = ()
     digests: Sequence[bytes] | None = None
-    fetch: Callable[[Sequence[int]], pa.RecordBatch] | None = None
+    fetch: Callable[[Sequence[int]], pa.Table] | None = None
     sizes: Sequence[int] | None = None
 
     def take(self, places: Sequence[int]) -> pa.RecordBatch:
@@ -34,7 +34,7 @@ class Rows:
         fetched = self.fetch(places)
         names = [*rows.schema.names, *self.lazy]
         return pa.RecordBatch.from_arrays(
-            [*rows.columns, *(fetched.column(name) for name in self.lazy)], names
+            [*rows.columns, *(as_array(fetched.column(name)) for name in self.lazy)], names
         )
 
     def repeated(self, places: Sequence[int], known: pa.RecordBatch) -> "Rows":
@@ -47,7 +47,7 @@ class Rows:
         """
         fetch = self.fetch
 
-        def fetched(asked: Sequence[int]) -> pa.RecordBatch:
+        def fetched(asked: Sequence[int]) -> pa.Table:
             assert fetch is not None
             wanted = [places[number] for number in asked]
             distinct = list(dict.fromkeys(wanted))

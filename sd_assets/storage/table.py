@@ -130,12 +130,11 @@ class _Images:
         self._columns = columns
         self._file = file
 
-    def __call__(self, places: Sequence[int]) -> pa.RecordBatch:
+    def __call__(self, places: Sequence[int]) -> pa.Table:
         if self._file is None or self._file.closed:
             self._file = self._area.open_shard(self._shard)
-        taken = as_batch(take_rows(self._file, np.asarray(places, dtype=np.int64), self._columns))
-        arrays = [taken.column(name).cast(pa.binary()) for name in self._columns]
-        return pa.RecordBatch.from_arrays(arrays, list(self._columns))
+        taken = take_rows(self._file, np.asarray(places, dtype=np.int64), self._columns)
+        return taken.cast(pa.schema([(name, pa.binary()) for name in self._columns]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Images, (self._area, self._shard, self._columns)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sd_assets.errors import TableError
+from sd_assets.errors import GoneError, ReadError, TableError
 from sd_assets.schemas import TABLES, TableSchema
 from sd_assets.storage.area import Area, Manifest
 from sd_assets.storage.files import Files
@@ -30,6 +30,7 @@ _READ_BYTES = 1024 * 1024
 # What of a row index can be computed anew from the row: all but the work key, which is of the input.
 _FROM_THE_ROW = tuple(name for name in ROW.names or () if name != "work")
 _MISSING = "is missing"
+_LATER = "Nothing says that it is damaged: mend what keeps it from being read, and verify again"
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 
 
@@ -92,6 +93,8 @@ class _Verification:
         self._found = Verified()
         # What is lost, and can only be computed again: a path, what is wrong there, the versions that it is wrong for.
         self._wrong: list[tuple[str, str, tuple[int, ...]]] = []
+        # Whether something is not known, as the storage did not let it be read.
+        self._unread = False
         # Names of the files that the folder should hold.
         self._current: set[str] = set()
 
@@ -124,6 +127,8 @@ class _Verification:
         for number in self._area.versions():
             try:
                 yield number, self._area.manifest(number)
+            except ReadError as error:
+                self._cannot_read(self._manifest_path(number), error)
             except (TableError, *_UNREADABLE) as error:
                 if number in self._area.versions():  # or it was swept between the two looks
                     self._wrong.append((self._manifest_path(number), f"cannot be read: {error}", (number,)))
@@ -135,6 +140,9 @@ class _Verification:
         try:
             index = np.concatenate([self._area.read_index(shard) for shard in manifest.shards])
         except TableError:  # swept meanwhile: it was there before
+            return
+        except ReadError as error:
+            self._cannot_read(self._manifest_path(number), error)
             return
         computed = data_version(index)
         if computed != manifest.data_version:
@@ -149,7 +157,13 @@ class _Verification:
             of = ", ".join(map(str, numbers))
             self._found.faults.append(Fault(where, f"{what} (version {of})", remedy))
 
+    def _cannot_read(self, where: str, error: ReadError) -> None:
+        self._unread = True
+        self._found.faults.append(Fault(where, f"cannot be verified: {error}", _LATER))
+
     def _remedy(self, bad: set[int]) -> str:
+        if self._unread:
+            return "Delete nothing before all can be read: verify again then, to be told what is whole"
         whole = [number for number in self._area.versions() if number not in bad]
         if not whole:
             return (
@@ -167,20 +181,40 @@ class _Verification:
     # --- shards --------------------------------------------------------------------------------------------------
 
     def _is_damaged(self, shard: Shard, manifests: Sequence[Manifest]) -> bool:
-        wrong = list(self._shard_faults(shard, manifests[-1]))
+        wrong: list[tuple[str, str]] = []
+        was_read = self._look_at(shard, manifests[-1], wrong)
         # A sweep may have taken the versions, and their shards, while we looked.
         versions = self._area.versions() if wrong else []
         kept = tuple(manifest.version for manifest in manifests if manifest.version in versions)
         if not kept:
-            return bool(wrong)
+            return bool(wrong) or not was_read
+        has_copy = shard.file in self._current and self._has_copy(shard)
         copy = f"{self._area.folder}/{shard.file}"
-        has_copy = shard.file in self._current and self._wrong_bytes(copy, shard) is None
         for where, what in wrong:
             if has_copy and where == self._shard_path(shard):
                 self._found.faults.append(Fault(where, what, f"Copy {copy} to there: that one is whole"))
             else:
                 self._wrong.append((where, what, kept))
         return True
+
+    def _look_at(self, shard: Shard, manifest: Manifest | None, wrong: list[tuple[str, str]]) -> bool:
+        """Add to `wrong` what is; returns whether all could be read."""
+        try:
+            for found in self._shard_faults(shard, manifest):
+                wrong.append(found)
+        except ReadError as error:
+            self._cannot_read(self._shard_path(shard), error)
+            self._area.versions()  # of a server that is gone nothing more is asked
+            return False
+        return True
+
+    def _has_copy(self, shard: Shard) -> bool:
+        copy = f"{self._area.folder}/{shard.file}"
+        try:
+            return self._wrong_bytes(copy, shard) is None
+        except ReadError as error:
+            self._cannot_read(copy, error)
+            return False
 
     def _shard_path(self, shard: Shard) -> str:
         return f"{self._area.hidden}/shards/{shard.file}"
@@ -221,6 +255,8 @@ class _Verification:
                 while data := file.read(_READ_BYTES):
                     digest.update(data)
                     size += len(data)
+        except GoneError:  # it is missing now, or was written anew: look again
+            return self._wrong_bytes(path, shard)
         except FileNotFoundError:
             return _MISSING
         except OSError as error:
@@ -250,6 +286,8 @@ class _Verification:
                         if len(different):
                             return f"row {start + different[0]} is not the one of its index, by its {name}"
                     start += len(rows)
+        except GoneError:
+            return self._wrong_rows(shard, manifest, index)
         except TableError:
             return _MISSING
         except _UNREADABLE as error:
@@ -264,12 +302,17 @@ class _Verification:
                 shard = self._area.wip_shard(name)
             except FileNotFoundError:
                 continue
+            except ReadError as error:
+                self._cannot_read(path, error)
+                continue
             except _UNREADABLE as error:
                 self._found.faults.append(Fault(path, f"cannot be read: {error}", remedy))
                 continue
             if shard in of_versions:
                 continue
-            for where, what in list(self._shard_faults(shard, current)):
+            wrong: list[tuple[str, str]] = []
+            self._look_at(shard, current, wrong)
+            for where, what in wrong:
                 if name in self._area.files.names(f"{self._area.hidden}/wip"):
                     self._found.faults.append(Fault(where, f"{what} (work in progress)", remedy))
 
@@ -284,7 +327,11 @@ class _Verification:
         present = self._area.files.names(folder)
         for name in sorted(wanted.keys() - damaged):
             path = f"{folder}/{name}"
-            wrong = self._wrong_bytes(path, wanted[name])
+            try:
+                wrong = self._wrong_bytes(path, wanted[name])
+            except ReadError as error:
+                self._cannot_read(path, error)
+                continue
             if wrong == _MISSING:
                 faults.append(
                     Fault(path, f"{wrong}, so other readers miss its rows", again.format("restores"))

@@ -164,10 +164,15 @@ def test_what_cannot_be_told_is_logged_and_not_told_again(project: Project, hook
     assert len(hook.messages) == 2
 
 
+@pytest.mark.parametrize(
+    "url",
+    [f"htp://hooks.example/{SECRET}", f"https://user:pw@[hooks.example/{SECRET}"],
+    ids=["scheme", "host"],
+)
 def test_a_webhook_that_is_no_url_is_said_in_the_tick(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    url: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(WEBHOOK_VARIABLE, f"htp://hooks.example/{SECRET}")
+    monkeypatch.setenv(WEBHOOK_VARIABLE, url)
     run_id = failed(project)
     tick = project.sensor_tick(SENSOR)
     assert tick.status is TickStatus.FAILURE and tick.error is not None

@@ -1,6 +1,7 @@
 """A stage on a real cluster of two nodes: the same rows as here, whatever dies on the way."""
 
 import asyncio
+import importlib
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from sd_assets.compute import local
 from sd_assets.compute.ray.cluster import RaySettings
 from sd_assets.compute.ray.engine import RayEngine
 from sd_assets.compute.run import run_stage
@@ -208,7 +210,7 @@ class FilesOfOneMachine(LocalFiles):
 
 def test_storage_that_is_not_shared(cluster: TwoNodes, tmp_path: Path) -> None:
     store = TableStore(FilesOfOneMachine(tmp_path / "tables"))
-    with pytest.raises(TableError, match=r"does not see .* as the driver does: a cluster needs a base"):
+    with pytest.raises(TableError, match=r"does not see .* as the driver does .*: a cluster needs a base"):
         run(store, SpreadStage(tmp_path), range(30), cluster.engine())
 
 
@@ -315,12 +317,13 @@ def test_downloads_are_as_polite_as_one_process(cluster: TwoNodes, web: Web, tmp
     table = table_of(tmp_path / "urls", RETRIEVED_IMAGE_URLS, known)
     area = TableStore(LocalFiles(tmp_path)).area("downloaded_images", "p")
 
-    def download(run: str, **how: Any) -> dict[str, Any]:
+    def download(run: str, workers: int | None = None, **how: Any) -> dict[str, Any]:
         settings = DownloadSettings(
             allow_addresses=("127.0.0.0/8",), connections_per_host=2, image_size=16, robots_txt=False, **how
         )
         stage = DownloadStage(settings)
-        staged = run_stage(stage, stage.url_rows(table), area, run, print, engine=cluster.engine())
+        engine = RayEngine(replace(cluster.settings, workers=workers))
+        staged = run_stage(stage, stage.url_rows(table), area, run, print, engine=engine)
         staged.commit()
         return staged.report
 
@@ -330,7 +333,8 @@ def test_downloads_are_as_polite_as_one_process(cluster: TwoNodes, web: Web, tmp
     assert web.requests.total() == 155
     # What is stored is found by the workers: its conditions, and what is to stay.
     before = Table(area, area.find()).read(["url_id", "image"])
-    report = download("second", refetch_after_d=0)
+    # Three workers for two cores: one has to wait for its turn.
+    report = download("second", workers=3, refetch_after_d=0)
     assert (report["rows_refetched"], report["rows_not_modified"]) == (150, 150)
     assert (report["rows_ok"], report["failures"]) == (150, {"not_found": 5})
     assert Table(area, area.find()).read(["url_id", "image"]).equals(before)
@@ -355,3 +359,52 @@ def test_a_connection_that_is_there_is_used_and_left(
     monkeypatch.setenv("RAY_ADDRESS", cluster.settings.address)
     assert dg.materialize([toy], resources={"ray_cluster": LocalRay()}).success
     assert store.open("toy", "p").num_rows == 100
+
+
+def test_a_node_that_dies_when_all_is_dealt(cluster: TwoNodes, store: TableStore, tmp_path: Path) -> None:
+    def kill() -> None:
+        while len(computed(tmp_path)) < 30:  # all is dealt, and both have some left
+            time.sleep(0.05)
+        cluster.kill_other()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        spread = run(store, SpreadStage(tmp_path, seconds=0.7), range(64), cluster.engine())
+    finally:
+        killer.join()
+        cluster.replace_other()
+    assert same(spread, run(store, HereStage(), range(64), None, "here"))
+
+
+class AbsentStage(SpreadStage):
+    """Of a module that only the driver has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("a_module_that_nodes_lack",)
+
+
+def test_workers_that_cannot_start(cluster: TwoNodes, store: TableStore, tmp_path: Path) -> None:
+    with pytest.raises(SdAssetsError, match=r"a worker cannot start: [\s\S]*a_module_that_nodes_lack"):
+        run(store, AbsentStage(tmp_path), range(30), cluster.engine())
+
+
+def test_a_run_that_is_interrupted_leaves_nobody_behind(
+    cluster: TwoNodes, store: TableStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "LOG_SECONDS", 0.1)
+
+    def interrupt(line: str) -> None:
+        if "rows computed" in line:
+            raise KeyboardInterrupt
+
+    area = store.area("toy", "p")
+    stage = SpreadStage(tmp_path, seconds=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage, toy_input(range(1000)), area, "first", interrupt, engine=cluster.engine())
+    assert not area.files.names(f"{area.hidden}/leases")
+    done = computed(tmp_path)
+    time.sleep(1)
+    assert computed(tmp_path) == done and 0 < done.total() < 1000
+    report = run_stage(HereStage(), toy_input(range(1000)), area, "second", print).report
+    assert 0 < report["rows_reused"] <= done.total()

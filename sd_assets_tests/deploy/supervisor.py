@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from configparser import RawConfigParser
+from configparser import RawConfigParser, SectionProxy
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,13 @@ PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "deploy" / "processes"
 # Where the unit expects the project.
 _INSTALLED = "/opt/sd_assets"
+
+
+def unit() -> SectionProxy:
+    """What the unit says of its service."""
+    parser = RawConfigParser(strict=False)
+    parser.read(FOLDER / "sd-assets@.service")
+    return parser["Service"]
 
 
 class Service:
@@ -29,13 +36,12 @@ class Service:
         self.name = name
         self.pids: list[int] = []
         self.log = folder / f"{name}.log"
-        unit = RawConfigParser(strict=False)
-        unit.read(FOLDER / "sd-assets@.service")
-        self._command = unit["Service"]["ExecStart"].replace(_INSTALLED, str(PROJECT)).replace("%i", name)
-        self._is_restarted = unit["Service"]["Restart"] == "always"
-        self._pause_s = float(unit["Service"]["RestartSec"])
+        service = unit()
+        self._command = service["ExecStart"].replace(_INSTALLED, str(PROJECT)).replace("%i", name)
+        self._is_restarted = service["Restart"] == "always"
+        self._pause_s = float(service["RestartSec"])
         # Signals go to the main process only, and what else it started lives on.
-        assert unit["Service"]["KillMode"] == "process"
+        assert service["KillMode"] == "process"
         self._environment = {**os.environ, **environment}
         self._stopped = threading.Event()
         self._process = self._started()

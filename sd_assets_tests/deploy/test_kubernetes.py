@@ -3,6 +3,7 @@
 No cluster is here: jobs are taken where Kubernetes' client would send them, and what their containers are told runs on this machine.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ from sd_assets.resources.storage import DATA_VARIABLE
 from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.deploy.manifests import FOLDER, faults, manifests, pods
+from sd_assets_tests.optional import missing
 
 PROJECT = FOLDER.parents[1]
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
@@ -42,6 +44,13 @@ PARTITION = "demo_prompts"
 # One without a model, and one with.
 STEPS = ("seed_prompts", "seed_embeddings")
 GPU = "nvidia.com/gpu"
+# What the Pod Security Standard `restricted` asks of a container.
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def named(kind: str, name: str) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def wrong_type(manifest: dict[str, Any]) -> None:
     manifest["spec"]["replicas"] = "one"
 
 
-def missing(manifest: dict[str, Any]) -> None:
+def lacking(manifest: dict[str, Any]) -> None:
     del manifest["spec"]["selector"]
 
 
@@ -77,7 +86,7 @@ def of_no_kind(manifest: dict[str, Any]) -> None:
     manifest["apiVersion"] = "apps/v1beta1"
 
 
-@pytest.mark.parametrize("spoil", [misspelt, wrong_type, missing, deep, of_no_kind])
+@pytest.mark.parametrize("spoil", [misspelt, wrong_type, lacking, deep, of_no_kind])
 def test_a_spoilt_deployment_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
     manifest = deepcopy(named("Deployment", "sd-assets-daemon"))
     spoil(manifest)
@@ -107,12 +116,12 @@ def test_what_is_referred_to_is_there() -> None:
     for container in CONTAINERS:
         for mount in container.get("volumeMounts", []):
             assert mount.get("subPath") in {None, *GENERATED["sd-assets-instance"]}
-    # One secret, which no file holds.
+    # Secrets, which no file holds.
     secrets = {source["secretRef"]["name"] for source in sources if "secretRef" in source}
-    assert secrets == {*launcher["env_secrets"]} == {"sd-assets"}
+    assert secrets - {"sd-assets-alerts"} == {*launcher["env_secrets"]} == {"sd-assets", "sd-assets-data"}
     assert not [it for it in OBJECTS if it["kind"] == "Secret"]
     accounts = {pod["serviceAccountName"] for pod in PODS} | {launcher["service_account_name"]}
-    assert accounts == {named("ServiceAccount", "sd-assets")["metadata"]["name"]}
+    assert accounts == {it["metadata"]["name"] for it in OBJECTS if it["kind"] == "ServiceAccount"}
     (server,) = yaml.safe_load((FOLDER / "workspace.yaml").read_text())["load_from"]
     service = named("Service", server["grpc_server"]["host"])
     assert service["spec"]["ports"][0]["port"] == server["grpc_server"]["port"]
@@ -146,6 +155,33 @@ def test_nothing_is_reached_from_outside() -> None:
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [{"podSelector": {}}]}],
     }
+
+
+def test_ray_has_no_rights_and_no_secrets_of_dagster() -> None:
+    (bound,) = named("RoleBinding", "sd-assets")["subjects"]
+    for pod in pods(named("RayCluster", "sd-assets")):
+        assert pod["serviceAccountName"] != bound["name"]
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [
+            {"configMapRef": {"name": "sd-assets-env"}},
+            {"secretRef": {"name": "sd-assets-data"}},
+        ]
+
+
+def test_kuberay_finds_the_servers_that_its_probes_ask() -> None:
+    """Without what this module imports, the agent of a Ray node has no HTTP server, and KubeRay ends the pod."""
+    if importlib.util.find_spec("ray") is None:
+        missing("Ray", "pip install -c constraints.txt -e '.[ray]'")
+    importlib.import_module("ray.dashboard.optional_deps")
+
+
+def test_every_container_has_no_more_rights_than_it_needs() -> None:
+    launcher = INSTANCE["run_launcher"]["config"]["run_k8s_config"]["container_config"]
+    of_containers = [it["securityContext"] for it in CONTAINERS] + [launcher["security_context"]]
+    assert of_containers == [RESTRICTED] * len(of_containers)
+    # Who is not root, by number: Kubernetes cannot tell by name.
+    assert re.search(r"^USER [1-9]\d*$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
 
 
 def test_ray_places_work_on_workers_only_and_gpus_in_one_group() -> None:
@@ -276,5 +312,14 @@ def test_each_step_is_a_job_and_those_of_models_ask_for_gpus(
     assert container["envFrom"] == [
         {"configMapRef": {"name": "sd-assets-env"}},
         {"secretRef": {"name": "sd-assets"}},
+        {"secretRef": {"name": "sd-assets-data"}},
     ]
+    assert container["securityContext"] == RESTRICTED
+    # Steps may not start pods: what may has another account, and a token.
+    (bound,) = named("RoleBinding", "sd-assets")["subjects"]
+    assert bound["name"] == INSTANCE["run_launcher"]["config"]["service_account_name"]
+    for launched in cluster.jobs.values():
+        pod = launched["spec"]["template"]["spec"]
+        assert pod["serviceAccountName"] == "sd-assets-work"
+        assert pod["automountServiceAccountToken"] is False
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/etc/sd-assets"}

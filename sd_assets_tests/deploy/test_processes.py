@@ -20,7 +20,7 @@ from sd_assets.storage.files import LocalFiles
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.automation import toy_definitions
 from sd_assets_tests.deploy import postgres
-from sd_assets_tests.deploy.supervisor import FOLDER, PROJECT, Service
+from sd_assets_tests.deploy.supervisor import FOLDER, PROJECT, Service, unit
 from sd_assets_tests.download.misbehaving import Server, answer
 from sd_assets_tests.listening import addresses
 from sd_assets_tests.optional import missing
@@ -238,6 +238,24 @@ def test_the_example_shows_every_default_and_no_secret() -> None:
     secret = [name for name in shown if re.search("PASSWORD|SECRET|TOKEN|KEY", name)]
     assert "DAGSTER_PG_PASSWORD" in secret
     assert {shown[name] for name in secret} == {""}
+
+
+def test_the_example_needs_no_more_than_the_password() -> None:
+    given = dict(re.findall(r"^([A-Z_0-9]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    state = Path("/var/lib") / unit()["StateDirectory"]
+    assert given.pop("DAGSTER_PG_PASSWORD") == ""
+    # The service's user may write there, and there only.
+    assert all(Path(path).is_relative_to(state) for path in given.values())
+    assert set(given) == {"DAGSTER_HOME", DATA_VARIABLE}
+
+
+def test_what_ends_the_code_server_ends_no_run() -> None:
+    service = unit()
+    assert service["KillMode"] == "process"
+    # Of the control group one is killed for want of memory: by default systemd would stop all of it.
+    assert service["OOMPolicy"] == "continue"
+    # systemd deletes a private /tmp when the main process ends.
+    assert not service.getboolean("PrivateTmp")
 
 
 def test_the_instance_is_configured_as_the_project_s_but_for_its_storage() -> None:

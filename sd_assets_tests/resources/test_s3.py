@@ -67,14 +67,12 @@ def test_the_configuration_reaches_the_client(s3: S3Server, monkeypatch: pytest.
         files = storage.files()
         files.put("a", b"1")
         assert isinstance(files, S3Files)
-        seen.append(files._client.meta)
+        seen.append((files._client.meta.region_name, files._connection.max_attempts))
 
     s3_config = S3Config(endpoint_url=dg.EnvVar("OUR_S3"), region_name="eu-west-3", max_attempts=4)
     dg.materialize([asset], resources={"storage": StorageResource(base="s3://data/configured", s3=s3_config)})
     assert s3.files("s3://data/configured").get("a") == b"1"
-    (meta,) = seen
-    assert meta.region_name == "eu-west-3"
-    assert meta.config.retries == {"mode": "standard", "total_max_attempts": 4}
+    assert seen == [("eu-west-3", 4)]
 
 
 def test_without_a_configuration_it_is_that_of_boto3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """What happens between us and S3, and what becomes of it: it passes unseen, or it is one clear line."""
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,10 +144,74 @@ def test_slow_answers_are_waited_for_and_silence_is_not(proxy: FaultProxy) -> No
     with mock.patch("sd_assets.storage.files.s3_connection._READ_S", 0.1):
         impatient = S3Files(replace(proxy.connection, max_attempts=2), "s3://data/slow")
         with pytest.raises(
-            ReadError, match=r"s3://data/slow/a.*did not answer in time.*ReadTimeoutError, tried up to 2"
+            ReadError, match=r"s3://data/slow/a.*did not answer in time.*ReadTimeoutError, tried 2 times"
         ):
             impatient.get("a")
     assert len(proxy.requests) == 4
+
+
+def test_silence_is_given_up_before_all_attempts_are_made(proxy: FaultProxy) -> None:
+    proxy.plan = always(Fault.SLOW)
+    with (
+        mock.patch("sd_assets.storage.files.s3_connection._READ_S", 0.1),
+        mock.patch("sd_assets.storage.files.s3_attempts._GIVE_UP_S", 0),
+    ):
+        files = S3Files(replace(proxy.connection, max_attempts=11), "s3://data/silent")
+        with pytest.raises(WriteError, match=r"did not answer in time.*ReadTimeoutError, tried 3 times"):
+            files.delete("a")
+    assert len(proxy.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [INTERNAL_ERROR, Fault.LOST_ANSWER], ids=["500", "cut"])
+def test_an_outage_is_survived_by_all_requests_under_way(s3: S3Server, fault: Fault | Answer) -> None:
+    """Each has its own attempts: boto3's retries are of all threads together, and soon spent."""
+    files = S3Files(s3.connection, "s3://data/outage")
+    files.put("a", b"whole")
+    with fault_proxy(s3, patient=True) as proxy, ThreadPoolExecutor(16) as pool:
+        over = time.monotonic() + 1
+        proxy.plan = lambda request: fault if time.monotonic() < over else None
+        behind = S3Files(proxy.connection, files.uri)
+        assert list(pool.map(lambda _: behind.get("a"), range(16))) == [b"whole"] * 16
+        assert len(proxy.requests) > 16
+
+
+def test_each_of_many_requests_has_all_its_attempts(proxy: FaultProxy) -> None:
+    failed: Counter[str] = Counter()
+
+    def nine_times(request: Request) -> Answer | None:
+        failed[request.path] += 1
+        return INTERNAL_ERROR if failed[request.path] < 10 else None
+
+    proxy.plan = nine_times
+    files = S3Files(proxy.connection, "s3://data/many")
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: files.put(f"{number}", b"1"), range(16)))
+    assert list(failed.values()) == [10] * 16
+
+
+@pytest.mark.parametrize("end", ["<br/>", "<br>"], ids=["well-formed", "html"])
+def test_a_page_of_another_server_is_no_s3(proxy: FaultProxy, end: str) -> None:
+    proxy.plan = always(Answer(200, "", page=f"<html><body>sign in: hush-hush{end}</body></html>"))
+    files = S3Files(proxy.connection, "s3://data/page")
+    for read in (files.names, files.get, files.open):
+        with pytest.raises(ReadError, match=r"no S3 answers there: look at the endpoint") as caught:
+            read("a")
+        assert "hush" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tls_that_breaks_in_an_answer(s3: S3Server, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with (
+        fault_proxy(s3, authority.context("localhost")) as proxy,
+        mock.patch.dict("os.environ", {"AWS_CA_BUNDLE": str(authority.bundle)}),
+    ):
+        files = S3Files(proxy.connection, "s3://data/garbled")
+        files.put("a", bytes(100_000))
+        proxy.plan = in_turn(Fault.GARBLED)
+        assert files.get("a") == bytes(100_000)
+        proxy.plan = always(Fault.GARBLED)
+        with pytest.raises(ReadError, match=r"cannot be encrypted, or was cut.*\(SSLError, tried 10 times\)"):
+            files.get("a")
 
 
 def test_creation_whose_answer_was_lost(proxy: FaultProxy) -> None:

@@ -1,7 +1,9 @@
 """The cluster: being connected to it, and how many workers fit."""
 
 import os
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 
 from sd_assets.errors import SdAssetsError
@@ -62,7 +64,12 @@ class Cluster:
             address = settings.address or os.environ.get(ADDRESS_VARIABLE) or "auto"
             try:
                 _require_somebody_at(address)
+                handler = signal.getsignal(signal.SIGTERM)
                 ray.init(address=address, namespace="sd_assets", log_to_driver=False, configure_logging=False)
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(
+                        signal.SIGTERM, handler
+                    )  # Ray puts its own there; Dagster's ends a run in order
             except (OSError, ValueError, RuntimeError) as error:
                 raise SdAssetsError(
                     f"there is no Ray cluster at {address!r} ({error}): start one (`ray start --head`), or name its head in "

@@ -15,8 +15,8 @@ from sd_assets.storage.shards import Shard
 
 # A parcel goes to one worker: small, so that at the end no worker has long to do when the others have nothing.
 PARCEL_ROWS = 32
-# Rows that wait for a seat on average, while those of others are looked for.
-_MOST_WAITING = 10_000
+# Parcels that wait while one for a certain seat is looked for, and as many more as there are seats.
+_MOST_WAITING = 2_000
 # Workers that may die of the same rows.
 _MOST_DEATHS = 3
 
@@ -85,6 +85,10 @@ class Dealer:
         """Whether there will be no more parcels for a seat, unless a worker dies."""
         return not self.has_more(seat) and self._ended
 
+    def waits_for_others(self, seat: int) -> bool:
+        """Whether there is nothing for a seat before others have taken some of what waits for them."""
+        return not self.has_more(seat) and self._is_full
+
     def finished(self, seat: int, works: Iterable[bytes]) -> None:
         """The worker of a seat has finished rows, and they are kept."""
         for work in works:
@@ -121,9 +125,12 @@ class Dealer:
             for waiting in (self._waiting[seat], self._waiting[None]):
                 if waiting:
                     return waiting.popleft()
-            many = sum(map(len, self._waiting.values())) * PARCEL_ROWS >= _MOST_WAITING * len(self._dealt)
-            if many or not self._read():
+            if self._is_full or not self._read():
                 return None
+
+    @property
+    def _is_full(self) -> bool:
+        return sum(map(len, self._waiting.values())) >= _MOST_WAITING + len(self._dealt)
 
     def _read(self) -> bool:
         """Read a parcel more; False: the input has ended."""
@@ -155,6 +162,6 @@ def _some(part: Part, rows: Sequence[int]) -> Part:
 
 
 def _fetched(
-    fetch: Callable[[Sequence[int]], pa.RecordBatch], places: Sequence[int], rows: Sequence[int]
-) -> pa.RecordBatch:
+    fetch: Callable[[Sequence[int]], pa.Table], places: Sequence[int], rows: Sequence[int]
+) -> pa.Table:
     return fetch([places[row] for row in rows])

@@ -2,10 +2,12 @@
 
 import itertools
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,10 @@ from sd_assets.storage.staging import Staging
 _LOOK_S = 1.0
 # So long the workers of a run that fails may take to keep what they have finished.
 _STOP_S = 20.0
+# So often a shard is put together anew, as who did it died.
+_TRIES = 5
+# So many workers may die in a row before they say a word.
+_STILLBORN = 3
 
 
 class RayEngine:
@@ -64,12 +70,13 @@ class RayEngine:
         return {**crew.compute(), "workers": share.workers}
 
     def close(self) -> None:
-        if self._assemblers is not None:
-            self._assemblers.shutdown(cancel_futures=True)
-        if self._crew is not None:
-            self._crew.end()
-        if self._cluster is not None:
-            self._cluster.close()
+        with ExitStack() as stack:  # each of them, whatever becomes of the others; the last one first
+            if self._cluster is not None:
+                stack.callback(self._cluster.close)
+            if self._assemblers is not None:
+                stack.callback(self._assemblers.shutdown, cancel_futures=True)
+            if self._crew is not None:
+                stack.callback(self._crew.end)
 
 
 @dataclass
@@ -79,10 +86,12 @@ class _Seat:
     Attributes:
         actor: the worker.
         node: where it runs; None: it has not answered yet.
+        told_last: whether it was told that nothing comes any more: what comes then is for others.
     """
 
     actor: Any
     node: str | None = None
+    told_last: bool = False
 
 
 class _Crew:
@@ -113,6 +122,10 @@ class _Crew:
         self._calls: dict[Any, int] = {}  # under way, with the seats
         self._facts: list[dict[str, Any]] = []
         self._answered_at = time.monotonic()
+        self._began: float | None = None  # when the first of them was ready
+        self._stillborn = 0  # workers in a row that died before they answered
+        self._ended = threading.Event()
+        self._lock = threading.Lock()  # of `_idle`
         self._job: Any = None
 
     def compute(self) -> dict[str, Any]:
@@ -128,44 +141,66 @@ class _Crew:
                 self._hear(self._calls.pop(call), call)
             if self._dealer.is_done:
                 self._dismiss_late()
+            elif self._is_anybody_late:
+                self._dismiss_idle()  # so that there is room
             self._require_somebody()
-        return {**of_all(self._facts), **self._stage.facts()}
+        seconds = time.monotonic() - (self._began or time.monotonic())
+        return {**of_all(self._facts), "compute_seconds": round(seconds, 3), **self._stage.facts()}
 
     def assemble(self, assembly: Assembly) -> Shard:
-        """Have a shard put together, by whoever is there; in any thread.
+        """Have a shard put together, by whoever is there, or else by a node that has a moment; in any thread.
 
         Raises:
             TableError: a shard that it is made of is gone, or it could not be written.
+            SdAssetsError: those who did it died, one after the other.
         """
         import ray
 
-        while True:
-            there = [*self._idle, *(seat.actor for seat in list(self._seats.values()) if seat.node)]
+        why: Exception | None = None
+        for _ in range(_TRIES):
+            if self._ended.is_set():
+                break
+            with self._lock:
+                there = [*self._idle, *(seat.actor for seat in list(self._seats.values()) if seat.node)]
+            worker = there[next(self._turns) % len(there)] if there else None
             try:
-                if there:
-                    worker = there[next(self._turns) % len(there)]
-                    shard: Shard = ray.get(worker.assemble.remote(assembly))
+                if worker is not None:
+                    call = worker.assemble.options(concurrency_group="assembling").remote(assembly)
                 else:
                     task: Any = ray.remote(Assembly.write).options(num_cpus=0, scheduling_strategy="SPREAD")
-                    shard = ray.get(task.remote(assembly))
+                    call = task.remote(assembly)
+                shard: Shard = ray.get(call)
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error) from error
-            except ray.exceptions.RayActorError:
-                time.sleep(_LOOK_S)  # until it is known that it has died
-                self._idle = [actor for actor in self._idle if actor is not worker]
+            except ray.exceptions.RayError as error:  # the worker or its node is gone
+                why = error
+                with self._lock:
+                    self._idle = [actor for actor in self._idle if actor is not worker]
+                time.sleep(_LOOK_S)  # until it is known
                 continue
             return shard
+        raise SdAssetsError(
+            f"{self._staging.name}: a shard could not be put together, as who did it died ({_line(why)}). What was finished is "
+            "kept: run again"
+        )
 
     def end(self) -> None:
         """All are dismissed; who still computes keeps what it has finished, if it can."""
         import ray
 
-        stopping = [seat.actor.stop.remote() for seat in self._seats.values() if seat.node is not None]
-        if stopping:
-            ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
-        for number in list(self._seats):
-            self._leave(number)
-        self._dismiss_idle()
+        self._ended.set()
+        try:
+            stopping = [
+                seat.actor.stop.options(concurrency_group="control").remote()
+                for seat in self._seats.values()
+                if seat.node is not None
+            ]
+            if stopping:
+                ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
+        finally:
+            for number in list(self._seats):
+                self._leave(number)
+            self._dismiss_idle()
 
     def _take_seats(self) -> None:
         """Starts a worker at each empty seat for which there is work."""
@@ -174,31 +209,44 @@ class _Crew:
         for number in range(self._share.workers):
             if number in self._seats or not self._dealer.has_more(number):
                 continue
-            self._dismiss_idle()  # so that there is room
-            if self._job is None:
-                # Not earlier: a stage knows all of its input's secrets when the first row has been read.
-                job = Job(
-                    self._stage,
-                    self._stage.fingerprint(),
-                    self._staging.area,
-                    self._staging.run_id,
-                    self._share.cpus,
-                    self._share.workers,
-                )
-                self._job = ray.put(job)
             actor: Any = (
-                ray.remote(Worker)
+                ray.remote(concurrency_groups={"assembling": 1, "control": 1})(Worker)  # type: ignore[call-overload]
                 .options(
                     num_cpus=self._share.cpus,
                     num_gpus=self._share.gpus,
-                    max_concurrency=3,  # `stop` and `assemble` beside `exchange`
                     scheduling_strategy="SPREAD",
                 )
-                .remote(self._job, number)
+                .remote(self._put_job(), number)
             )
             self._seats[number] = _Seat(actor)
             # Nothing is dealt before it runs: others may be quicker.
             self._calls[actor.exchange.remote([], False)] = number
+
+    def _put_job(self) -> Any:
+        """What all are told. Not before the first row has been read: then a stage has seen what is stored.
+
+        Raises:
+            SdAssetsError: the stage cannot be sent.
+        """
+        import ray
+
+        if self._job is None:
+            job = Job(
+                self._stage,
+                self._stage.fingerprint(),
+                self._staging.area,
+                self._staging.run_id,
+                self._share.cpus,
+                self._share.workers,
+            )
+            try:
+                self._job = ray.put(job)
+            except TypeError as error:
+                raise SdAssetsError(
+                    f"{self._staging.name}: the stage {type(self._stage).__name__} cannot be sent to other machines ({_line(error)}): "
+                    "until `open` it must hold nothing that cannot be pickled; or it stays here with `is_spread = False`"
+                ) from error
+        return self._job
 
     def _hear(self, number: int, call: Any) -> None:
         """What a worker answered, and what it gets next."""
@@ -213,6 +261,8 @@ class _Crew:
             self._lose(number, error)
             return
         self._answered_at = time.monotonic()
+        self._began = self._began or self._answered_at
+        self._stillborn = 0
         seat.node = answer.node
         for level, logger, line in answer.lines:
             logging.getLogger(logger).log(level, "%s (on %s)", line, answer.node)
@@ -223,28 +273,44 @@ class _Crew:
             self._rows_of_nodes[answer.node] += answer.rows
             each = ", ".join(f"{rows} on {node}" for node, rows in sorted(self._rows_of_nodes.items()))
             self._progress.add(answer.rows, f"; {each}")
+        self._stage.counts.update(answer.counts)
         if answer.facts is not None:
             self._facts.append(answer.facts)
-            self._stage.counts.update(answer.counts)
-            self._idle.append(self._seats.pop(number).actor)
+            with self._lock:
+                self._idle.append(self._seats.pop(number).actor)
             return
-        parcels = self._dealer.deal(number, answer.wanted) if answer.wanted else []
-        is_last = self._dealer.is_over(number)
-        self._calls[seat.actor.exchange.remote(parcels, is_last)] = number
+        parcels = self._dealer.deal(number, answer.wanted) if answer.wanted and not seat.told_last else []
+        # Of hosts that are another seat's, which has no room for its worker, none of its own may come for ever.
+        in_the_way = self._is_anybody_late and self._dealer.waits_for_others(number)
+        seat.told_last = seat.told_last or in_the_way or self._dealer.is_over(number)
+        self._calls[seat.actor.exchange.remote(parcels, seat.told_last)] = number
 
     def _lose(self, number: int, error: Exception) -> None:
-        seat = self._seats[number]
-        where = seat.node or "a node"
-        why = str(error).strip().partition("\n")[0]
-        rows = self._dealer.take_back(number, f"{where}: {why}")
+        """
+        Raises:
+            SdAssetsError: workers cannot start, or several died of the same rows.
+        """
+        where = self._seats[number].node
+        self._leave(number)
+        self._stillborn += where is None
+        if self._stillborn >= _STILLBORN or getattr(error, "actor_init_failed", False):
+            raise SdAssetsError(
+                f"a worker cannot start: {error}\nEvery node needs the Python and the sd_assets of the driver, and the modules of "
+                "stages and models of your own"
+            )
+        rows = self._dealer.take_back(number, f"{where}: {_line(error)}")
         logging.getLogger(__name__).warning(
             "%s: a worker on %s died (%s); %d rows that it had not kept are computed again",
             self._staging.name,
-            where,
-            why,
+            where or "a node",
+            _line(error),
             rows,
         )
-        self._leave(number)
+
+    @property
+    def _is_anybody_late(self) -> bool:
+        """Whether a worker is to start and has not yet."""
+        return any(seat.node is None for seat in self._seats.values())
 
     def _dismiss_late(self) -> None:
         """Those that have not even started are not waited for when all is done."""
@@ -256,7 +322,8 @@ class _Crew:
     def _dismiss_idle(self) -> None:
         import ray
 
-        idle, self._idle = self._idle, []
+        with self._lock:
+            idle, self._idle = self._idle, []
         for actor in idle:
             ray.kill(actor)
 
@@ -282,6 +349,11 @@ class _Crew:
                 f"{self._share.gpus} GPUs, and the cluster has {free} free. What was finished is kept: end what holds the "
                 "cluster, or have smaller workers (`cpus_per_worker`), and run again"
             )
+
+
+def _line(error: Exception | None) -> str:
+    """The beginning of what an error says."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _cause(error: Exception) -> BaseException:

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,12 @@ from sd_assets.storage.elsewhere import Assembly, StoredRows, WorkInProgress
 from sd_assets.storage.memory import use_system_allocator
 from sd_assets.storage.shards import RowIndex, Shard
 
+_log = logging.getLogger(__name__)
+
 # So long a call waits for something to say. A driver that has nothing to deal asks so often.
 _PATIENCE_S = 1.0
+# A file system of a network may take so long to show what another machine has written.
+_SEE_S = 10.0
 # Lines of the log that are sent with an answer; of more, the last ones.
 _MOST_LINES = 200
 # After the rows that are computed now, so many batches wait.
@@ -58,7 +63,7 @@ class Answer:
         shards: that it has written, with the indices of their rows.
         lines: of its log: level, logger, message.
         facts: of the stage; None: it is not at its end.
-        counts: of the stage, at its end.
+        counts: of the stage, since the rows before these shards.
     """
 
     node: str
@@ -87,6 +92,8 @@ class Worker:
         self._rows_waiting = 0
         self._is_last = False
         self._stopped = False
+        self._counted: Counter[str] = Counter()
+        self._finished = WorkInProgress(job.area, job.stage.schema, job.run_id)
         self._error: BaseException | None = None
         self._answer = Answer(self._node)
         self._stored = StoredRows(job.area)
@@ -121,7 +128,7 @@ class Worker:
             if self._error is not None:
                 raise self._error
             answer, self._answer = self._answer, Answer(self._node)
-            answer.lines, self._relay.lines = self._relay.lines[-_MOST_LINES:], []
+            answer.lines = [self._relay.lines.popleft() for _ in range(len(self._relay.lines))]
             answer.wanted = self._wanted
             return answer
 
@@ -143,7 +150,8 @@ class Worker:
 
     @property
     def _wanted(self) -> int:
-        return max(0, _BATCHES_AHEAD * self._stage.batch_rows - self._rows_waiting)
+        room = _BATCHES_AHEAD * self._stage.batch_rows - self._rows_waiting
+        return 0 if self._is_last else max(0, room)
 
     # --- in the thread -------------------------------------------------------------------------------------------
 
@@ -161,7 +169,6 @@ class Worker:
         self._require_same_world()
         stage.cores = job.cores
         stage.seat = (self._seat, job.seats)
-        finished = WorkInProgress(job.area, stage.schema, job.run_id)
         try:
             stage.open()
             try:
@@ -170,37 +177,56 @@ class Worker:
                     closing(stage.run(batches(self._parts(), stage), self._stored)) as results,
                 ):
                     for done in results:
-                        finished.add(*done)
-                        self._report(
-                            rows=len(done.keys), written=finished.flush() if finished.is_due else None
-                        )
+                        self._finished.add(*done)
+                        self._stored.forget(done.works)
+                        with self._changed:
+                            self._answer.rows += len(done.keys)
+                        self._keep_what_is_due()
                         if self._stopped:
                             break
             finally:
                 stage.close()
-        finally:
-            self._report(written=finished.flush())
+        except BaseException:
+            try:
+                self._keep()
+            except Exception as error:  # why we stop is more than this
+                _log.warning("the last finished rows could not be kept: %s", error)
+            raise
+        self._keep()
         with self._changed:
             self._answer.facts = {**stage.facts(), **computing.facts()}
-            self._answer.counts = dict(stage.counts)
             self._changed.notify_all()
 
     def _parts(self) -> Iterator[Part]:
         while True:
+            self._keep_what_is_due()  # this is the stage's thread, too: nothing is added meanwhile
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_last or self._stopped)
-                if self._stopped or not self._waiting:
+                self._changed.wait_for(
+                    lambda: self._waiting or self._is_last or self._stopped, timeout=_PATIENCE_S
+                )
+                if self._stopped or (self._is_last and not self._waiting):
                     return
+                if not self._waiting:
+                    continue
                 part = self._waiting.popleft().part
                 self._rows_waiting -= len(part)
                 self._changed.notify_all()
             yield part
 
-    def _report(self, rows: int = 0, written: tuple[Shard, RowIndex] | None = None) -> None:
+    def _keep_what_is_due(self) -> None:
+        if self._finished.is_due:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Write what is finished, and tell the driver."""
+        counts = Counter(self._stage.counts)
+        written = self._finished.flush()
         with self._changed:
-            self._answer.rows += rows
             if written is not None:
                 self._answer.shards.append(written)
+            for name, count in (counts - self._counted).items():
+                self._answer.counts[name] = self._answer.counts.get(name, 0) + count
+            self._counted = counts
             self._changed.notify_all()
 
     def _require_same_world(self) -> None:
@@ -210,15 +236,19 @@ class Worker:
             TableError: it does not see the storage that the driver sees.
         """
         area = self._job.area
-        lease = f"{self._job.run_id}.json"
-        seen = False
-        with suppress(OSError):
-            seen = lease in area.files.names(f"{area.hidden}/leases")
-        if not seen:
-            raise TableError(
-                f"node {self._node} does not see {area.files.uri} as the driver does: a cluster needs a base that all its nodes "
-                "share, a bucket or a file system that is mounted at the same place everywhere"
-            )
+        until = time.monotonic() + _SEE_S
+        while True:
+            try:
+                area.files.get(f"{area.hidden}/leases/{self._job.run_id}.json")
+                break
+            except OSError as error:
+                why = error
+            if time.monotonic() > until:
+                raise TableError(
+                    f"node {self._node} does not see {area.files.uri} as the driver does ({why}): a cluster needs a base that all "
+                    "its nodes share, a bucket or a file system that is mounted at the same place everywhere"
+                )
+            time.sleep(_PATIENCE_S)
         if self._stage.fingerprint() != self._job.fingerprint:
             raise SdAssetsError(
                 f"node {self._node} has another version of sd_assets (or of the model's files) than the driver: install the same"
@@ -230,7 +260,7 @@ class _Relay(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: list[tuple[int, str, str]] = []
+        self.lines: deque[tuple[int, str, str]] = deque(maxlen=_MOST_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append((record.levelno, record.name, record.getMessage()))

@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 
 from sd_assets.errors import SdAssetsError
 
-# So often a request is tried. Waits double from 0.05 s (from 1 s where the server throttles) up to 20 s, each times a
-# random share: a server that refuses is given up after a quarter of a minute, one that throttles, or is silent, after one.
+# So often a request is tried, with waits between: see `s3_attempts`.
 MAX_ATTEMPTS = 10
 # Silence for so long is a failure, of who is connected to and of an answer: a peer that is gone must not hold up a run.
 _CONNECT_S = 5
 _READ_S = 20
+# Kept open: as many as the storage has requests under way at once, and the lease and a reader beside it.
+_CONNECTIONS = 32
 
 _clients: dict[tuple[int, "S3Connection"], Any] = {}
 _making = threading.Lock()
@@ -64,9 +65,9 @@ class S3Connection:
         from botocore.exceptions import BotoCoreError
 
         config = Config(
-            # `standard` tries again after what may pass: lost connections, 5xx, throttling; and nothing else.
-            # `adaptive` would also slow down all of a process's requests after one 503, and is experimental.
-            retries={"mode": "standard", "total_max_attempts": self.max_attempts},
+            # We try again ourselves, see `s3_attempts`.
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=_CONNECTIONS,
             connect_timeout=_CONNECT_S,
             read_timeout=_READ_S,
         )

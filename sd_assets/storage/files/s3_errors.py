@@ -19,6 +19,8 @@ _THROTTLED = "the server throttles: run again with less at once, or later"
 _FULL = "the server has no room left: make some and run again"
 _REGION = "the bucket is in another region: set `region_name` or AWS_DEFAULT_REGION"
 _NO_CREDENTIALS = "there are no (whole) credentials: " + _CREDENTIALS
+_CERTIFICATE = "the certificate of the server is not valid here: name its authority by AWS_CA_BUNDLE"
+_NO_S3 = "no S3 answers there: look at the endpoint (`endpoint_url`, AWS_ENDPOINT_URL)"
 _NO_ANSWER = "look at the network and at the endpoint (`endpoint_url`, AWS_ENDPOINT_URL), and run again"
 
 # By the code of an answer.
@@ -47,7 +49,6 @@ _CODES = {
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
-    "PreconditionFailed": "it was written anew while it was read: run again",
     "NotImplemented": "the server cannot do this; a commit needs conditional writes (`If-None-Match: *`)",
 }
 
@@ -58,7 +59,7 @@ _KINDS = {
     "CredentialRetrievalError": _NO_CREDENTIALS,
     "TokenRetrievalError": _EXPIRED,
     "SSOError": "log in anew (`aws sso login`) and run again",
-    "SSLError": "the certificate of the server is not valid here: name its authority by AWS_CA_BUNDLE",
+    "SSLError": "the connection cannot be encrypted, or was cut: " + _NO_ANSWER,
     "ProxyConnectionError": "the proxy does not answer: look at HTTPS_PROXY and NO_PROXY",
     "EndpointConnectionError": "the server cannot be reached: " + _NO_ANSWER,
     "ConnectTimeoutError": "the server cannot be reached: " + _NO_ANSWER,
@@ -66,30 +67,39 @@ _KINDS = {
     "ConnectionClosedError": "the connection was cut: " + _NO_ANSWER,
     "ResponseStreamingError": "the connection was cut while the answer came: " + _NO_ANSWER,
     "IncompleteReadError": "the connection was cut while the answer came: " + _NO_ANSWER,
+    # Of urllib3, under boto3: whatever goes wrong with a body.
+    "HTTPError": "the connection was cut while the answer came: " + _NO_ANSWER,
+    "ResponseParserError": _NO_S3,
     "FlexibleChecksumError": "what came is not what was stored: " + _NO_ANSWER,
     "ParamValidationError": "that is no name of a bucket or an object: mend the base (`base`, SD_ASSETS_DATA)",
 }
+
+
+def is_of_certificate(error: Exception) -> bool:
+    """Whether the server's certificate is refused; other errors of TLS are lost connections."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def explained(error: Any, attempts: int) -> str:
     """What an error of boto3 means, and what to do.
 
     Args:
-        error: a `botocore.exceptions.ClientError` or `BotoCoreError`.
-        attempts: so often the client tries what may pass.
+        error: a `botocore.exceptions.ClientError` or `BotoCoreError`, a `ResponseParserError`, or urllib3's `HTTPError`.
+        attempts: so often it was tried.
     """
+    tried = f", tried {attempts} times" if attempts > 1 else ""
     answer = getattr(error, "response", None)
     if not isinstance(answer, dict):
         kinds = [kind.__name__ for kind in type(error).__mro__]
         # A stray character in a credential fails here, and the error quotes it.
         other = "it cannot be asked: look at the endpoint, and for stray characters in the credentials"
         known = next((_KINDS[kind] for kind in kinds if kind in _KINDS), other)
-        return f"{known} ({kinds[0]}, tried up to {attempts} times)"
+        return f"{_CERTIFICATE if is_of_certificate(error) else known} ({kinds[0]}{tried})"
     code = str(answer.get("Error", {}).get("Code", ""))
     status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    tried = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
-    said = f"{status} {shortened(code, 50)}" + (f", tried {tried} times" if tried > 1 else "")
-    means = _CODES.get(code) or _CODES.get(status)
+    said = f"{status} {shortened(code, 50)}{tried}"
+    # An error of S3 has a code; without one, that of a page, boto3 takes the status for it, 500 if that was 200.
+    means = _CODES.get(code) or _CODES.get(status) or (_NO_S3 if code == status else None)
     if means is None:
         message = shortened(public(str(answer.get("Error", {}).get("Message", ""))), 200)
         means = (
