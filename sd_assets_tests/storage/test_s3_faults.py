@@ -120,7 +120,7 @@ def test_over_tls_the_same(s3: S3Server, tmp_path: Path) -> None:
             with files.open("a") as file:
                 assert file.read() == b"".join(pieces)
         with pytest.raises(
-            ReadError, match=r"https://localhost:\d+: the certificate.*AWS_CA_BUNDLE.*SSLError"
+            ReadError, match=r"https://localhost:\d+: the certificate.*AWS_CA_BUNDLE.*\(SSLError\)"
         ):
             S3Files(replace(proxy.connection, max_attempts=2), "s3://data/tls").get("a")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sd_assets.compute.run import run_stage
-from sd_assets.storage.area import Manifest
+from sd_assets.storage.area import AT_ONCE, Manifest
 from sd_assets.storage.files import S3Files
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.s3 import s3_server
@@ -28,6 +28,10 @@ def refresh(store: TableStore, rows: int, run_id: str) -> Manifest:
     stage, area = ToyStage(), store.area("toy", "p")
     staged = run_stage(stage, toy_input(range(rows)), area, run_id, lambda line: None, made_from=made_from)
     return staged.commit()
+
+
+def test_requests_under_way_at_once_keep_their_connections(proxy: FaultProxy) -> None:
+    assert proxy.connection.client().meta.config.max_pool_connections >= 2 * AT_ONCE
 
 
 def test_what_runs_cost(proxy: FaultProxy) -> None:
