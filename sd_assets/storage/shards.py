@@ -321,7 +321,7 @@ def parsed_index(data: bytes) -> RowIndex:
 
 def parsed_columns(data: bytes, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Of a file of `index_bytes` some fields alone, much quicker."""
-    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(names))
+    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(names), use_threads=False)
     return [_parsed_column(table.column(name), name) for name in names]
 
 
@@ -364,10 +364,9 @@ def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> I
 
 
 def take_rows(
-    file: pa.NativeFile, rows: npt.NDArray[np.int64], columns: Sequence[str] | None = None
+    parquet: pq.ParquetFile, rows: npt.NDArray[np.int64], columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Some rows of a shard in the order asked for; never more than one row group beside the result in memory."""
-    parquet = pq.ParquetFile(file)
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     pieces: list[pa.Table] = []

@@ -65,10 +65,10 @@ class Table:
         others = [name for name in columns if name not in lazy] or ["error"]
         for shard in self.manifest.shards:
             with self._area.open_shard(shard) as file:
-                known = pq.ParquetFile(file).read(columns=others, use_threads=False)
+                parquet = pq.ParquetFile(file)
+                known = parquet.read(columns=others, use_threads=False)
                 digests, sizes = self._area.read_index_columns(shard, "payload", "size")
-
-                fetch = _Images(self._area, shard, lazy, file)
+                fetch = _Images(self._area, shard, lazy, parquet)
                 known = as_batch(known.replace_schema_metadata(None))
                 yield Rows(known, tuple(lazy), digests.tolist(), fetch, sizes.tolist())
 
@@ -123,17 +123,17 @@ class _Images:
     """Fetches the binary columns of a shard's rows, here or, pickled, in another process."""
 
     def __init__(
-        self, area: Area, shard: Shard, columns: Sequence[str], file: pa.NativeFile | None = None
+        self, area: Area, shard: Shard, columns: Sequence[str], parquet: pq.ParquetFile | None = None
     ) -> None:
         self._area = area
         self._shard = shard
         self._columns = columns
-        self._file = file
+        self._parquet = parquet
 
     def __call__(self, places: Sequence[int]) -> pa.Table:
-        if self._file is None or self._file.closed:
-            self._file = self._area.open_shard(self._shard)
-        taken = take_rows(self._file, np.asarray(places, dtype=np.int64), self._columns)
+        if self._parquet is None or self._parquet.closed:
+            self._parquet = pq.ParquetFile(self._area.open_shard(self._shard))
+        taken = take_rows(self._parquet, np.asarray(places, dtype=np.int64), self._columns)
         return taken.cast(pa.schema([(name, pa.binary()) for name in self._columns]))
 
     def __reduce__(self) -> tuple[Any, ...]:

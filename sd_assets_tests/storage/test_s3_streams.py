@@ -137,7 +137,7 @@ def test_some_rows_cost_their_row_groups(proxy: FaultProxy) -> None:
     proxy.requests.clear()
     rows = np.array([45, 3, 41])
     with files.open("a") as file:
-        assert take_rows(file, rows, ["image"]).equals(table.select(["image"]).take(rows))
+        assert take_rows(pq.ParquetFile(file), rows, ["image"]).equals(table.select(["image"]).take(rows))
     assert len(proxy.requests) <= 3
     assert fetched(proxy) < 2.2 * ROWS_OF_GROUP * IMAGE
 

@@ -66,7 +66,7 @@ def test_rows_come_in_the_order_asked_for(order: str) -> None:
         wanted = np.random.default_rng(0).permutation(70)
     elif order == "a few":
         wanted = np.array([69, 3, 3, 31, 32])
-    assert take_rows(pa.BufferReader(data), wanted).equals(rows.take(pa.array(wanted)))
+    assert take_rows(pq.ParquetFile(pa.BufferReader(data)), wanted).equals(rows.take(pa.array(wanted)))
     assert (
         ShardRows(lambda _: pa.BufferReader(data), [0, 70]).take(wanted).equals(rows.take(pa.array(wanted)))
     )
