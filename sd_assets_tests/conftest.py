@@ -6,12 +6,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from sd_assets_tests.hub.environment import point_clients_at
 from sd_assets_tests.hub.server import Hub, loopback, url_of
+
+if TYPE_CHECKING:
+    from sd_assets_tests.s3 import S3Server
+    from sd_assets_tests.s3_faults import FaultProxy
 
 # A noisy machine must not fail a property: no deadlines, no complaints about slow generation.
 settings.register_profile(
@@ -61,3 +66,21 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         "datasets.utils.file_utils",
     ):
         monkeypatch.setattr(f"{module}.time", hurried)
+
+
+@pytest.fixture(scope="module")
+def s3() -> "Iterator[S3Server]":
+    """A real S3 protocol server."""
+    from sd_assets_tests.s3 import s3_server
+
+    with s3_server() as s3:
+        yield s3
+
+
+@pytest.fixture
+def proxy(s3: "S3Server") -> "Iterator[FaultProxy]":
+    """Stands before that server, and makes what a test wants go wrong."""
+    from sd_assets_tests.s3_faults import fault_proxy
+
+    with fault_proxy(s3) as proxy:
+        yield proxy

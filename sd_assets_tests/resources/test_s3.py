@@ -4,7 +4,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from sd_assets.errors import SdAssetsError
 from sd_assets.resources.storage import S3Config, StorageResource
 from sd_assets.storage.files import S3Connection, S3Files
 from sd_assets_tests.readme import blocks, section
-from sd_assets_tests.s3 import CREDENTIALS, S3Server, s3_server
-from sd_assets_tests.s3_faults import Answer, FaultProxy, always, fault_proxy
+from sd_assets_tests.s3 import CREDENTIALS, S3Server
+from sd_assets_tests.s3_faults import Answer, FaultProxy, always
 
 pytestmark = pytest.mark.s3
 
@@ -27,18 +26,6 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "secret/that+nobody/may+see",
     "AWS_SESSION_TOKEN": "token/that+nobody/may+see==",
 }
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as s3:
-        yield s3
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(s3) as proxy:
-        yield proxy
 
 
 def test_files_travel_to_another_process_without_client_and_credentials(s3: S3Server) -> None:

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from sd_assets.errors import ReadError, SdAssetsError, TableError, WriteError
 from sd_assets.storage.files import S3Connection, S3Files
 from sd_assets.storage.table import TableStore
 from sd_assets_tests.download.chaos import Authority
-from sd_assets_tests.s3 import S3Server, s3_server
+from sd_assets_tests.s3 import S3Server
 from sd_assets_tests.s3_faults import (
     CONFLICT,
     INTERNAL_ERROR,
@@ -41,18 +41,6 @@ PASSING: list[Fault | Answer] = [
     Fault.LOST_ANSWER,
     Fault.CUT_DOWNLOAD,
 ]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as s3:
-        yield s3
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(s3) as proxy:
-        yield proxy
 
 
 def refresh(store: TableStore, numbers: range, run_id: str) -> ToyStage:

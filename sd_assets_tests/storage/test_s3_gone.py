@@ -14,19 +14,13 @@ from sd_assets.storage.staging import Judge, Staging
 from sd_assets.storage.table import TableStore
 from sd_assets.storage.verify import verify
 from sd_assets.takedown import take_down
-from sd_assets_tests.s3 import S3Server, s3_server
+from sd_assets_tests.s3 import S3Server
 from sd_assets_tests.s3_faults import Answer, FaultProxy, Request, fault_proxy
 from sd_assets_tests.toy import TOY, ToyStage, toy_input
 
 pytestmark = pytest.mark.s3
 
 URL = "https://example.com/a.jpg"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as s3:
-        yield s3
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,24 +15,12 @@ from sd_assets.errors import GoneError
 from sd_assets.storage.files import S3Files
 from sd_assets.storage.files.streams import RangedFile, joined
 from sd_assets.storage.shards import Pieces, read_batches, take_rows
-from sd_assets_tests.s3 import S3Server, s3_server
-from sd_assets_tests.s3_faults import FaultProxy, fault_proxy
+from sd_assets_tests.s3 import S3Server
+from sd_assets_tests.s3_faults import FaultProxy
 
 pytestmark = pytest.mark.s3
 
 ROWS, ROWS_OF_GROUP, IMAGE = 160, 20, 100_000
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as s3:
-        yield s3
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(s3) as proxy:
-        yield proxy
 
 
 def shard(rows: int = ROWS) -> tuple[list[bytes], pa.Table]:

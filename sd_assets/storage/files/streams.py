@@ -21,15 +21,11 @@ _HELD_BYTES = 8 * 1024 * 1024
 _BUFFER_BYTES = 256 * 1024
 
 
-class _Pieces(io.RawIOBase):
-    """Pieces in memory, read as if they were joined."""
+class _Seekable(io.RawIOBase):
+    """A file of known size that is read from wherever one likes."""
 
-    def __init__(self, pieces: Sequence[bytes | pa.Buffer]) -> None:
-        # Arrow's are of signed bytes; and an empty one cannot be cast.
-        self._pieces = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
-        self._ends = list(accumulate(map(len, self._pieces)))
-        self._size = self._ends[-1] if self._ends else 0
-        self._at = 0
+    _size: int
+    _at: int
 
     def readable(self) -> bool:
         return True
@@ -43,6 +39,17 @@ class _Pieces(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         return self._at
+
+
+class _Pieces(_Seekable):
+    """Pieces in memory, read as if they were joined."""
+
+    def __init__(self, pieces: Sequence[bytes | pa.Buffer]) -> None:
+        # Arrow's are of signed bytes; and an empty one cannot be cast.
+        self._pieces = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        self._ends = list(accumulate(map(len, self._pieces)))
+        self._size = self._ends[-1] if self._ends else 0
+        self._at = 0
 
     def readinto(self, buffer: Any) -> int:
         if self._at >= self._size:
@@ -60,7 +67,7 @@ def joined(pieces: Sequence[bytes | pa.Buffer]) -> io.BufferedReader:
     return io.BufferedReader(_Pieces(pieces), _BUFFER_BYTES)
 
 
-class RangedFile(io.RawIOBase):
+class RangedFile(_Seekable):
     """A file somewhere else, for random access: reads ahead, and holds what it read last.
 
     Args:
@@ -77,19 +84,6 @@ class RangedFile(io.RawIOBase):
         self._at = 0
         self._reached = 0
         self._ahead = _LEAST_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
-        return self._at
 
     def read(self, size: int | None = -1) -> bytes:
         """So many bytes, or all that are left; fewer at the end of the file."""
