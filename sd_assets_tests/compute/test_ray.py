@@ -174,9 +174,8 @@ def test_a_node_that_dies_costs_what_it_had_not_finished(
         cluster.replace_other()
     assert same(spread, run(store, HereStage(), range(400), None, "here"))
     again = Counter(computed(tmp_path).values())
-    assert set(again) == {1, 2}
-    # What a worker has in hand, and what it finishes in the seconds between two writes.
-    assert again[2] < 150
+    # What a worker has in hand, and what it finishes in the moment between two writes; if it dies right after one, nothing.
+    assert set(again) <= {1, 2} and again[2] < 150
     assert any("died" in line and "are computed again" in line for line in caplog.messages)
 
 

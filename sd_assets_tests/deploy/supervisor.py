@@ -14,6 +14,8 @@ PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "deploy" / "processes"
 # Where the unit expects the project.
 _INSTALLED = "/opt/sd_assets"
+# Systemd's TimeoutStopSec, as the unit says nothing else.
+_STOP_S = 90
 
 
 def unit() -> SectionProxy:
@@ -56,7 +58,7 @@ class Service:
         """As `systemctl stop` does; the exit status."""
         self._stopped.set()
         self._process.send_signal(signal.SIGTERM)
-        self._thread.join(40)
+        self._thread.join(_STOP_S)
         return self._process.wait(1)
 
     def sweep(self) -> None:
