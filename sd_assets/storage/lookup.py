@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from sd_assets.errors import TableError
 from sd_assets.storage.area import Area
-from sd_assets.storage.shards import Shard
+from sd_assets.storage.shards import Shard, parquet_file
 
 
 class RowsAtHand:
@@ -37,7 +37,7 @@ class RowsAtHand:
         base = area.latest()
         for shard in (*(base.shards if base else ()), *area.wip()):
             with suppress(TableError), area.open_shard(shard) as file:  # swept before we had a lease
-                part = pq.ParquetFile(file).read(columns=wanted)
+                part = parquet_file(file).read(columns=wanted)
                 if len(part.column_names) == len(wanted):  # or it is of an older schema
                     parts.append(part.replace_schema_metadata(None))
                     self._shards.append(shard)
@@ -86,7 +86,7 @@ class RowsAtHand:
         """A cell of the shard of this number. Rows are asked for in about the order in which they lie there."""
         if self._opened is None or self._opened[0] != number:
             self.close()
-            self._opened = number, pq.ParquetFile(self._area.open_shard(self._shards[number]))
+            self._opened = number, parquet_file(self._area.open_shard(self._shards[number]))
         file = self._opened[1]
         group, start = 0, 0
         while row >= start + (rows := file.metadata.row_group(group).num_rows):

@@ -347,9 +347,18 @@ def sha256(*data: bytes | pa.Buffer) -> str:
     return digest.hexdigest()
 
 
+def parquet_file(file: pa.NativeFile) -> pq.ParquetFile:
+    """A shard that is open.
+
+    What is a file of Python's, as those of S3 are, is read in the caller's thread: those of Arrow may still hold it when the
+    interpreter ends, which then aborts ("terminate called without an active exception").
+    """
+    return pq.ParquetFile(file, pre_buffer=not isinstance(file, pa.PythonFile))
+
+
 def read_batches(file: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a shard, a row group at a time; without images, many of them are read together."""
-    parquet = pq.ParquetFile(file)
+    parquet = parquet_file(file)
     chosen = [field for field in parquet.schema_arrow if columns is None or field.name in columns]
     most = 1 if payload_columns(chosen) else _ROWS_TOGETHER
     groups: list[int] = []
@@ -442,7 +451,7 @@ class ShardRows:
     def _file(self, shard: int) -> tuple[pq.ParquetFile, npt.NDArray[np.int64]]:
         found = self._files.pop(shard, None)
         if found is None:
-            file = pq.ParquetFile(self._open(shard))
+            file = parquet_file(self._open(shard))
             known = file.metadata
             rows = (known.row_group(group).num_rows for group in range(known.num_row_groups))
             found = file, np.cumsum([0, *rows])

@@ -15,7 +15,14 @@ from sd_assets.storage.area import KEPT_VERSIONS, Area, Manifest
 from sd_assets.storage.digests import joined
 from sd_assets.storage.files import Files
 from sd_assets.storage.rows import Rows, as_batch
-from sd_assets.storage.shards import Shard, ShardRows, payload_columns, read_batches, take_rows
+from sd_assets.storage.shards import (
+    Shard,
+    ShardRows,
+    parquet_file,
+    payload_columns,
+    read_batches,
+    take_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +72,7 @@ class Table:
         others = [name for name in columns if name not in lazy] or ["error"]
         for shard in self.manifest.shards:
             with self._area.open_shard(shard) as file:
-                parquet = pq.ParquetFile(file)
+                parquet = parquet_file(file)
                 known = parquet.read(columns=others, use_threads=False)
                 digests, sizes = self._area.read_index_columns(shard, "payload", "size")
                 fetch = _Images(self._area, shard, lazy, parquet)
@@ -132,7 +139,7 @@ class _Images:
 
     def __call__(self, places: Sequence[int]) -> pa.Table:
         if self._parquet is None or self._parquet.closed:
-            self._parquet = pq.ParquetFile(self._area.open_shard(self._shard))
+            self._parquet = parquet_file(self._area.open_shard(self._shard))
         taken = take_rows(self._parquet, np.asarray(places, dtype=np.int64), self._columns)
         return taken.cast(pa.schema([(name, pa.binary()) for name in self._columns]))
 
