@@ -1,5 +1,5 @@
 # make demo   sets everything up and builds the demo data set through Dagster
-# make test   sets everything up and runs lint, types and tests (what lacks a browser or clip-retrieval is skipped)
+# make test   sets everything up and runs lint, types and tests (what lacks a browser, nginx, PostgreSQL or clip-retrieval is skipped)
 # make test-clip-retrieval   the same for what runs beside clip-retrieval, in an environment of its own (7 GB more)
 # make dev    the Dagster UI on localhost (PORT=3000), with the demo's web server behind it
 # make build PARTITION=my_photos   everything for one entry of the catalogue, from the terminal
@@ -30,7 +30,7 @@ $(CLIP_RETRIEVAL)/.installed: pyproject.toml constraints-clip-retrieval.txt
 
 %/.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sd_assets needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
-	@echo "Setting up $* (about 6 GB with torch; some minutes, once)"
+	@echo "Setting up $* (about 7 GB with torch; some minutes, once)"
 	@test -x $*/bin/python || $(PYTHON) -m venv $*
 	@$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$*/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'

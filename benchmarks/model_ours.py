@@ -127,7 +127,7 @@ class Ours:
         known = self._tables.get((schema.name, count))
         if known is None:
             area = self._area(schema, str(count))
-            written = write_rows(schema, _pictures(schema, self._folder / "pictures", count), area, "made")
+            written = write_rows(schema, pictures(schema, self._folder / "pictures", count), area, "made")
             known = self._tables[schema.name, count] = Table(area, written.commit())
         return known
 
@@ -135,7 +135,7 @@ class Ours:
         return Area(LocalFiles(self._room), schema.name, partition or f"run-{self._runs}")
 
 
-def _pictures(schema: TableSchema, folder: Path, count: int) -> Iterator[pa.RecordBatch]:
+def pictures(schema: TableSchema, folder: Path, count: int) -> Iterator[pa.RecordBatch]:
     paths = sorted(folder.iterdir())[:count]
     for start in range(0, len(paths), _ROWS):
         rows = []

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.model_ours import _pictures
+from benchmarks.model_ours import pictures
 from sd_assets.compute.ray.cluster import RaySettings
 from sd_assets.compute.ray.engine import RayEngine
 from sd_assets.compute.run import run_stage, write_rows
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     if pairs is None:
         area = store.area(TEXT_IMAGE_PAIRS.name, "pictures")
         write_rows(
-            TEXT_IMAGE_PAIRS, _pictures(TEXT_IMAGE_PAIRS, folder / "pictures", rows), area, "made"
+            TEXT_IMAGE_PAIRS, pictures(TEXT_IMAGE_PAIRS, folder / "pictures", rows), area, "made"
         ).commit()
         print(json.dumps({"rows": rows}))
         return

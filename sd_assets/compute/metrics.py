@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,14 +47,13 @@ class Computing:
 
 
 def of_all(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The facts of several workers as one: of numbers of `Computing` the most, and of how busy GPUs were the mean."""
+    """The facts of several workers as one: of `GpuUse` the fullest memory, and the mean of how busy they were."""
     merged = {name: value for of_one in facts for name, value in of_one.items()}
-    for name in ("compute_seconds", "gpu_peak_memory_mb"):
-        if name in merged:
-            merged[name] = max(of_one[name] for of_one in facts if name in of_one)
-    busy = [of_one["gpu_utilization_percent"] for of_one in facts if "gpu_utilization_percent" in of_one]
-    if busy:
-        merged["gpu_utilization_percent"] = round(sum(busy) / len(busy), 1)
+    memory, busy = ("gpu_peak_memory_mb", "gpu_utilization_percent")
+    if memory in merged:
+        merged[memory] = max(of_one[memory] for of_one in facts if memory in of_one)
+    if busy in merged:
+        merged[busy] = round(fmean(of_one[busy] for of_one in facts if busy in of_one), 1)
     return merged
 
 

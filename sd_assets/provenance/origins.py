@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_assets.provenance.tables import PartitionTables, Row
+from sd_assets.provenance.tables import ORIGINS_IN, PartitionTables, Row
 from sd_assets.schemas import (
     DOWNLOADED_IMAGES,
     RETRIEVAL_HITS,
@@ -22,16 +22,7 @@ from sd_assets.storage.rows import as_array
 from sd_assets.storage.table import Table, TableStore
 from sd_assets.views.text import publisher
 
-# What says where an image comes from; a partition need not have all of them.
-_TABLES = (
-    SEED_IMAGES,
-    SEED_PROMPTS,
-    SEED_EMBEDDINGS,
-    RETRIEVAL_HITS,
-    RETRIEVED_IMAGE_URLS,
-    DOWNLOADED_IMAGES,
-)
-ORIGIN_TABLES: Final = tuple(schema.name for schema in _TABLES)
+ORIGIN_TABLES: Final = tuple(schema.name for schema in ORIGINS_IN)
 
 _OF_A_SEED = ("source", "source_revision", "source_row")
 

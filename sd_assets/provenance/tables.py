@@ -36,13 +36,17 @@ from sd_assets.storage.table import TableStore
 Row = dict[str, Any]
 
 JUDGED_BY = (IMAGE_EMBEDDINGS, IMAGE_QUALITY, ALIGNMENT_SCORES, AESTHETIC_SCORES, NSFW_SCORES)
-_TABLES = (
+# What says where an image comes from; a partition need not have all of them.
+ORIGINS_IN = (
     SEED_IMAGES,
     SEED_PROMPTS,
     SEED_EMBEDDINGS,
     RETRIEVAL_HITS,
     RETRIEVED_IMAGE_URLS,
     DOWNLOADED_IMAGES,
+)
+_TABLES = (
+    *ORIGINS_IN,
     IMAGE_CAPTIONS,
     TEXT_IMAGE_PAIRS,
     *JUDGED_BY,

@@ -477,14 +477,12 @@ class Staging:
     def _assembly(self, index: RowIndex) -> Assembly:
         """Where the rows of a shard lie, all of which are in shards."""
         numbers = self._numbers(index["work"].tolist())
-        parts = [part for part, _ in by_part(self._starts, numbers)]
-        lengths = [len(self._indices[part]) for part in parts]
-        starts = np.cumsum([0, *lengths])
-        within = np.empty_like(numbers)
-        for place, (part, places) in enumerate(by_part(self._starts, numbers)):
-            within[places] = numbers[places] - self._starts[part] + starts[place]
-        shards = tuple(self._shards[part] for part in parts)
-        return Assembly(self.area, self._schema, index, shards, starts, within)
+        parts = list(by_part(self._starts, numbers))
+        shards = tuple(self._shards[part] for part, _ in parts)
+        starts = np.cumsum([0, *(shard.rows for shard in shards)])
+        for start, (part, places) in zip(starts, parts, strict=False):
+            numbers[places] += start - self._starts[part]
+        return Assembly(self.area, self._schema, index, shards, starts, numbers)
 
     def stored(self, works: Sequence[bytes]) -> dict[bytes, tuple[Shard, int]]:
         """Of these work keys the rows at hand that the judge refused: the shard of each, and its place there."""

@@ -112,7 +112,6 @@ class _Crew:
         self._staging = staging
         self._share = share
         self._start_timeout_s = start_timeout_s
-        self._log = log
         self._dealer = Dealer(parts, stage, staging.stored, share.workers)
         self._progress = Progress(staging.name, log)
         self._rows_of_nodes: Counter[str] = Counter()

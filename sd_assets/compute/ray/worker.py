@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sd_assets.compute.metrics import Computing
+from sd_assets.compute.gpu import GpuUse
 from sd_assets.compute.ray.dealing import Parcel
 from sd_assets.compute.reading import Part, batches
 from sd_assets.errors import SdAssetsError, TableError
@@ -173,7 +173,7 @@ class Worker:
             stage.open()
             try:
                 with (
-                    Computing() as computing,
+                    GpuUse() as gpu,
                     closing(stage.run(batches(self._parts(), stage), self._stored)) as results,
                 ):
                     for done in results:
@@ -194,7 +194,7 @@ class Worker:
             raise
         self._keep()
         with self._changed:
-            self._answer.facts = {**stage.facts(), **computing.facts()}
+            self._answer.facts = {**stage.facts(), **gpu.facts()}
             self._changed.notify_all()
 
     def _parts(self) -> Iterator[Part]:
